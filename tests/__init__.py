@@ -1,0 +1,1 @@
+"""The tests of minirnn; folders and files mirror the package."""

@@ -1,0 +1,66 @@
+"""What every test relies on: the peers' back ends, repeatable examples, and no silent skips where none may be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+import minirnn as mr
+
+# Read by the peers when they are first imported.
+os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+REQUIRE_PEERS = os.environ.get("MINIRNN_REQUIRE_PEERS", "") not in ("", "0")
+
+# Shared machines stall now and then, so no example has a deadline. Under CI=true hypothesis loads its own
+# profile, which has none either and draws the same examples in every run.
+settings.register_profile("minirnn", deadline=None)
+if not os.environ.get("CI"):
+    settings.load_profile("minirnn")
+
+
+@pytest.fixture(scope="session")
+def need() -> Callable[[str], ModuleType]:
+    """`need("onnxruntime")` is that module; without it the test is skipped, saying how to get it.
+
+    Only tests marked `peers` ask for it, in their body or in a fixture, never at the top of their module.
+    """
+
+    def import_or_skip(name: str) -> ModuleType:
+        reason = f"{name} is not installed: pip install -e '.[peers,interop]'"
+        return pytest.importorskip(name, reason=reason, exc_type=ImportError)
+
+    return import_or_skip
+
+
+@pytest.fixture(autouse=True)
+def _as_at_the_start() -> Iterator[None]:
+    """Every test begins with the same seed, and what it sets for the whole process ends with it."""
+    mr.seed(0)
+    yield
+    mr.engine("auto")
+    mr.default_dtype("float32")
+
+
+def _fail_if_skipped(report: Any) -> Any:
+    """Where every peer must be there, a skip means that a comparison was silently left out."""
+    if REQUIRE_PEERS and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome, report.longrepr = "failed", f"skipped although MINIRNN_REQUIRE_PEERS is set: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    return _fail_if_skipped((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Any:
+    return _fail_if_skipped((yield))
