@@ -1,0 +1,166 @@
+"""The Tape: the ordered record of operations, and the replay of their vjp rules backward.
+
+A list and a loop are enough: nodes were appended in an order in which every operand comes before
+its use, so going backward needs no sorting and no recursion.  The rules are made of minirnn's own
+operations, so that a replay is itself recorded by whatever tape is active, and gradients of
+gradients need nothing extra.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..errors import ArgumentError, GradientError, ShapeError
+from . import trees
+from .cotangents import Guard, either, operand_guards, unbroadcast
+from .operators import PUBLIC
+from .tensor import FLOATING, Node, Tensor, Variable, as_tensor, identity, pop_recorder, push_recorder, resolve
+
+
+class Tape:
+    """Records operations on watched Tensors, so that `gradient` can go back through them.
+
+    Trainable Variables are watched by themselves.
+
+    >>> import minirnn as mr
+    >>> w = mr.Variable(3.0)
+    >>> with mr.Tape() as tape:
+    ...     loss = w * w
+    >>> tape.gradient(loss, w).item()
+    6.0
+    """
+
+    is_trace = False
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self._tracked: dict[int, Tensor] = {}
+        self._token: Any = None
+
+    def __enter__(self) -> Tape:
+        self._token = push_recorder(self)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pop_recorder(self._token)
+
+    def watch(self, tensors: Any) -> None:
+        """Record what happens to these Tensors (nested structures allowed) from now on."""
+        for tensor in trees.flatten(tensors)[0]:
+            if not isinstance(tensor, Tensor):
+                raise ArgumentError("Tape.watch", got=type(tensor).__name__, expected="a minirnn.Tensor")
+            key = identity(resolve(tensor))
+            self._tracked[id(key)] = key
+
+    def wants(self, operands: Any) -> bool:
+        """Whether any operand is tracked."""
+        tracked = self._tracked
+        for x in operands:
+            if isinstance(x, Tensor):
+                variable = x if isinstance(x, Variable) else x.variable
+                if variable is None:
+                    if id(x) in tracked:
+                        return True
+                elif variable.trainable or id(variable) in tracked:
+                    return True
+        return False
+
+    def record(self, node: Node) -> None:
+        """Remember a node if it touches anything tracked."""
+        if self.wants(node.inputs):
+            self.nodes.append(node)
+            for output in node.outputs:
+                self._tracked[id(output)] = output
+
+    def gradient(self, target: Any, sources: Any, output_gradients: Any = None) -> Any:
+        """The derivative of `target` with respect to each source.
+
+        `target`: a Tensor or a nested structure of them, summed if not scalar; `sources`: a Tensor
+        or a nested structure; `output_gradients`: cotangents shaped like `target` (ones by default).
+        Returns what `sources` is (a Tensor for a Tensor, a list for a list), with None where the
+        target does not depend on the source.  May be called again; inside a `with` it is itself
+        recorded.  Raises GradientError for a target of integers.
+        """
+        targets = trees.flatten(target)[0]
+        given = [None] * len(targets) if output_gradients is None else trees.flatten(output_gradients)[0]
+        if len(given) != len(targets):
+            raise ArgumentError("gradient: output_gradients", got=f"{len(given)} arrays", expected=len(targets))
+        leaves, form = trees.flatten(sources)
+        for source in leaves:
+            if not isinstance(source, Tensor):
+                raise ArgumentError("gradient: a source", got=type(source).__name__, expected="a minirnn.Tensor")
+        keys = [id(identity(resolve(source))) for source in leaves]
+        pullback = Pullback(self.nodes, set(keys))
+        for tensor, ct in zip(targets, given, strict=True):
+            pullback.seed(resolve(as_tensor(tensor)), ct)
+        # Derivatives of what `where` did not select may be infinite; they are selected away.
+        with np.errstate(all="ignore"):
+            pullback.replay()
+        return trees.unflatten(form, [pullback.cotangents.get(key) for key in keys])
+
+
+class Pullback:
+    """One replay: cotangents, and what guards them, by the identity of the value they belong to."""
+
+    def __init__(self, nodes: list[Node], sources: set[int]) -> None:
+        self.cotangents: dict[int, Tensor] = {}
+        self.guards: dict[int, Guard] = {}
+        # Only values that depend on a source need a cotangent.
+        self.needed = set(sources)
+        self.nodes: list[Node] = []
+        for node in nodes:
+            if node.primitive.vjp is not None and any(id(identity(t)) in self.needed for t in node.tensors):
+                self.nodes.append(node)
+                self.needed.update(id(output) for output in node.outputs)
+
+    def seed(self, target: Tensor, ct: Any) -> None:
+        """Begin at a target, with a given cotangent or with ones."""
+        if target.dtype.kind not in FLOATING:
+            raise GradientError(
+                "gradient of a target that has no derivative", got=f"dtype {target.dtype}", expected="a floating dtype"
+            )
+        if ct is None:
+            ct = PUBLIC["ones_like"](target)
+        elif not isinstance(ct, Tensor):
+            ct = as_tensor(ct, target.dtype)
+        if ct.shape != target.shape:
+            raise ShapeError("gradient: output_gradients", got=ct.shape, expected=target.shape)
+        self._add(target, ct, None)
+
+    def replay(self) -> None:
+        """Go backward through the nodes, from each one's outputs to its inputs."""
+        for node in reversed(self.nodes):
+            cts = [self.cotangents.get(id(output)) for output in node.outputs]
+            if any(ct is not None for ct in cts):
+                self._pull_through(node, cts)
+
+    def _pull_through(self, node: Node, cts: list[Tensor | None]) -> None:
+        primitive = node.primitive
+        wanted = tuple([isinstance(x, Tensor) and self._wants(x) for x in node.inputs])
+        extra = {"needed": wanted} if primitive.selective else {}
+        results = node.pull(cts, **extra)
+        guards = operand_guards(node, [self.guards.get(id(output)) for output in node.outputs])
+        # Zero times an infinite derivative is NaN, so what was zero by selection is selected again.
+        selects_again = primitive.form == "map" and primitive.linear != "all" and id(node.outputs[0]) in self.guards
+        for x, ct, want, guard in zip(node.inputs, results, wanted, guards, strict=True):
+            ct = ct() if want and callable(ct) else ct
+            if not want or ct is None:
+                continue
+            if selects_again:
+                ct = PUBLIC["where"](self.guards[id(node.outputs[0])](), ct, 0.0)
+            self._add(x, unbroadcast(ct, x.shape), guard)
+
+    def _wants(self, x: Tensor) -> bool:
+        return x.dtype.kind in FLOATING and id(identity(x)) in self.needed
+
+    def _add(self, x: Tensor, ct: Tensor, guard: Guard | None) -> None:
+        key = id(identity(x))
+        before, other = self.cotangents.get(key), self.guards.pop(key, None)
+        if before is not None:
+            ct = PUBLIC["add"](before, ct)
+            guard = None if guard is None or other is None else either(guard, other)
+        self.cotangents[key] = ct
+        if guard is not None:
+            self.guards[key] = guard

@@ -1,0 +1,93 @@
+"""Nested tuples, lists, dicts and namedtuples of leaves: taken apart and put together again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import ArgumentError
+
+LEAF = "*"
+
+
+def flatten(structure: Any) -> tuple[list[Any], Any]:
+    """The leaves of a nested structure in order, and its form without them.
+
+    >>> flatten({"b": (1, 2), "a": [3]})
+    ([3, 1, 2], ('dict', ('a', 'b'), [('list', ['*']), ('tuple', ['*', '*'])]))
+    """
+    leaves: list[Any] = []
+    return leaves, _form(structure, leaves)
+
+
+def _form(x: Any, leaves: list[Any]) -> Any:
+    if x is None:
+        return None
+    if isinstance(x, tuple) and hasattr(x, "_fields"):
+        return (type(x), [_form(item, leaves) for item in x])
+    if type(x) in (tuple, list):
+        return (type(x).__name__, [_form(item, leaves) for item in x])
+    if isinstance(x, dict):
+        keys = tuple(sorted(x))
+        return ("dict", keys, [_form(x[key], leaves) for key in keys])
+    leaves.append(x)
+    return LEAF
+
+
+def unflatten(form: Any, leaves: list[Any]) -> Any:
+    """The structure of `form` with `leaves` in their places."""
+    remaining = iter(leaves)
+    return _fill(form, remaining)
+
+
+def _fill(form: Any, leaves: Any) -> Any:
+    if form is None:
+        return None
+    if form == LEAF:
+        return next(leaves)
+    kind, items = form[0], [_fill(item, leaves) for item in form[-1]]
+    if kind == "tuple":
+        return tuple(items)
+    if kind == "list":
+        return items
+    if kind == "dict":
+        return dict(zip(form[1], items, strict=True))
+    return kind(*items)
+
+
+def map(f: Callable[..., Any], structure: Any, *others: Any) -> Any:
+    """`f` applied to the leaves of one structure, or of several of the same form.
+
+    >>> map(lambda a, b: a + b, (1, [2]), (10, [20]))
+    (11, [22])
+    """
+    leaves, form = flatten(structure)
+    columns = [leaves]
+    for other in others:
+        other_leaves, other_form = flatten(other)
+        if not same_form(form, other_form):
+            raise ArgumentError("nested structures differ", got=describe(other_form), expected=describe(form))
+        columns.append(other_leaves)
+    return unflatten(form, [f(*row) for row in zip(*columns, strict=True)])
+
+
+def same_form(a: Any, b: Any) -> bool:
+    """Whether two forms are equal, a list counting as a tuple."""
+    if a is None or b is None or a == LEAF or b == LEAF:
+        return bool(a == b)
+    kind_a, kind_b = (form[0] if form[0] != "list" else "tuple" for form in (a, b))
+    if kind_a != kind_b or a[1:-1] != b[1:-1] or len(a[-1]) != len(b[-1]):
+        return False
+    return all(same_form(x, y) for x, y in zip(a[-1], b[-1], strict=True))
+
+
+def describe(form: Any) -> str:
+    """A form as a person writes it: `(*, [*, *])`."""
+    if form is None or form == LEAF:
+        return str(form)
+    items = [describe(item) for item in form[-1]]
+    if form[0] == "dict":
+        return "{" + ", ".join(f"{key!r}: {item}" for key, item in zip(form[1], items, strict=True)) + "}"
+    if form[0] == "list":
+        return "[" + ", ".join(items) + "]"
+    return "(" + ", ".join(items) + ("," if len(items) == 1 else "") + ")"
