@@ -1,0 +1,1 @@
+"""One time step as data: recorded on shapes, differentiated, split, interpreted."""

@@ -1,0 +1,49 @@
+"""Which values follow the batch: found by data flow from axis 0 of the carry and of x, never by size."""
+
+from __future__ import annotations
+
+from ..autodiff.primitive import MIXED, ROWS, SHARED, SUMMED
+from ..autodiff.tensor import Node, Tensor
+from .graph import StepGraph
+
+
+def input_classes(graph: StepGraph) -> tuple[str, ...]:
+    """The class of each carry and x: known from the graph that this one was made of, or by the rule.
+
+    The rule: axis 0 is the batch, if all that have axes agree on its size.
+    """
+    if graph.row_classes is not None:
+        return graph.row_classes
+    sizes = {t.shape[0] for t in graph.carry_in + graph.xs if t.shape}
+    with_axes = ROWS if len(sizes) == 1 else MIXED
+    return tuple(with_axes if t.shape else SHARED for t in graph.carry_in + graph.xs)
+
+
+def batch_size(graph: StepGraph) -> int | None:
+    """The number of rows, if anything has rows."""
+    classes = zip(graph.carry_in + graph.xs, input_classes(graph), strict=True)
+    return next((t.shape[0] for t, kind in classes if kind == ROWS), None)
+
+
+def classify(graph: StepGraph) -> dict[int, str]:
+    """For every Tensor (by id) its relation to the batch: ROWS, SHARED, SUMMED or MIXED."""
+    classes: dict[int, str] = {id(t): SHARED for t in graph.closed}
+    classes.update((id(t), kind) for t, kind in zip(graph.carry_in + graph.xs, input_classes(graph), strict=True))
+    for node in graph.nodes:
+        operands = operand_classes(node, classes)
+        outcome = node.primitive.rows(operands, node.inputs, node)
+        classes.update((id(output), outcome) for output in node.outputs if id(output) not in classes)
+    return classes
+
+
+def as_input(kind: str) -> str:
+    """The class of a value, or of its cotangent, that comes from another graph at each step.
+
+    What was summed over the rows there is one value for all rows here.
+    """
+    return SHARED if kind == SUMMED else kind
+
+
+def operand_classes(node: Node, classes: dict[int, str]) -> list[str]:
+    """The classes of a node's operands; a number is SHARED."""
+    return [classes[id(x)] if isinstance(x, Tensor) else SHARED for x in node.inputs]
