@@ -1,0 +1,473 @@
+"""Layer: weights with names and a `call`, built when the first input shows its sizes."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from .. import config
+from ..autodiff import ops, trees
+from ..autodiff.tensor import Tensor, Variable
+from ..errors import ArgumentError, DtypeError, MinirnnError, ShapeError
+from . import constraints, initializers, registry, regularizers
+
+# Keys that Keras 2 or 3 writes into configurations and that have no meaning here.
+LEGACY_KEYS = frozenset({
+    "batch_shape", "build_config", "input_dim", "input_length", "input_spec", "module", "quantization_config",
+    "registered_name", "use_cudnn",
+})  # fmt: skip
+# Keys of Keras that mean something, unless they are None.
+_MUST_BE_NONE = ("activity_regularizer", "noise_shape", "seed")
+
+_name_counts: Counter[str] = Counter()
+_observer: contextvars.ContextVar[Callable[[str, Any], None] | None] = contextvars.ContextVar("observer", default=None)
+_training: contextvars.ContextVar[bool] = contextvars.ContextVar("training", default=False)
+
+
+class _CallFace(NamedTuple):
+    """What a layer's `call` takes."""
+
+    first: str | None
+    names: frozenset[str]
+    takes_any: bool
+
+    def accepts(self, name: str) -> bool:
+        return name in self.names or self.takes_any
+
+
+def face_of(function: Callable[..., Any]) -> _CallFace:
+    """The names of the parameters that a `call` accepts (without `self`)."""
+    parameters = [p for p in inspect.signature(function).parameters.values() if p.name != "self"]
+    names = [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return _CallFace(names[0] if names else None, frozenset(names), takes_any)
+
+
+class _Added:
+    """What `add_weight` knows beside the Variables themselves; an object, so that the search passes it over."""
+
+    def __init__(self) -> None:
+        self.variables: list[Variable] = []
+        self.regularizers: list[tuple[Variable, Any]] = []
+        self.constraints: list[tuple[Variable, Any]] = []
+
+    def forget(self, variable: Variable) -> None:
+        """Drop a Variable that another one replaced."""
+        self.variables = [v for v in self.variables if v is not variable]
+        self.regularizers = [pair for pair in self.regularizers if pair[0] is not variable]
+        self.constraints = [pair for pair in self.constraints if pair[0] is not variable]
+
+
+class Layer:
+    """Base of all layers; subclass it with `build(input_shape)` and `call(inputs, ..., mask, training)`.
+
+    `dtype`: "float32" or "float64" (default: `minirnn.config.current_dtype()`); arrays are cast to it,
+    Tensors of the other one raise DtypeError.  `build` is called once, with the input's shape (None
+    where unknown, always so for the batch).  Variables and layers are found among the attributes,
+    also in lists and dicts, in order of assignment.
+
+    >>> class Scale(Layer):
+    ...     def build(self, input_shape):
+    ...         self.factor = self.add_weight("factor", (input_shape[-1],), "ones")
+    ...     def call(self, inputs):
+    ...         return inputs * self.factor
+    >>> layer = Scale()
+    >>> layer(np.array([[1.0, 2.0]])).shape, layer.count_params()
+    ((1, 2), 2)
+    """
+
+    supports_masking = False
+    # Which axis of the first input is the batch.
+    batch_axis: int = 0
+    default_input_dtype: ClassVar[str | None] = None
+    _call_face: ClassVar[_CallFace]
+
+    def __init__(
+        self,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+        input_shape: Any = None,
+        batch_input_shape: Any = None,
+    ) -> None:
+        self._added = _Added()
+        self.name = name if name is not None else _fresh_name(type(self))
+        self.dtype: str = self._dtype_name(dtype)
+        self.trainable = trainable
+        self.built = False
+        # For Sequential: what its first layer says about the input.
+        self.batch_input_shape = (
+            tuple(batch_input_shape)
+            if batch_input_shape is not None
+            else None
+            if input_shape is None
+            else (None, *input_shape)
+        )
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "build" in cls.__dict__:
+            cls.build = _marks_built(cls.__dict__["build"])  # type: ignore[method-assign]
+        cls._call_face = face_of(cls.call)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, (Variable, Layer)):
+            # Taken out first, so that the order of attributes is the order of assignment.
+            replaced = vars(self).pop(name, None)
+            if isinstance(replaced, Variable):
+                self._added.forget(replaced)
+        object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}{'' if self.built else ', not built'}>"
+
+    def _dtype_name(self, dtype: Any) -> str:
+        if isinstance(dtype, dict):  # Keras 3 writes its policy
+            dtype = dtype.get("config", dtype).get("name")
+        name = config.current_dtype() if dtype is None else _numpy_name(dtype)
+        if name not in config.FLOAT_DTYPES:
+            raise DtypeError(f"{self.label}: dtype", got=dtype, expected=" or ".join(config.FLOAT_DTYPES))
+        return name
+
+    @property
+    def label(self) -> str:
+        """How errors call the layer: its class and its name."""
+        return f"{type(self).__name__} {self.name!r}"
+
+    # Calling ---------------------------------------------------------------------------------------
+    def build(self, input_shape: Any) -> None:
+        """Make the weights for inputs of this shape; nothing by default."""
+        self.built = True
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        """The outputs for the inputs; every layer defines its own, with arguments of its own."""
+        raise NotImplementedError(f"{type(self).__name__} has no call()")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        for leaf in trees.flatten((args, kwargs))[0]:
+            if hasattr(leaf, "__functional_call__"):
+                return leaf.__functional_call__(self, args, kwargs)
+        args, kwargs = self._cast_arguments(args, kwargs)
+        face = self._call_face
+        inputs = args[0] if args else kwargs.get(face.first or "")
+        if not self.built:
+            self._build_on(inputs)
+        training = kwargs.pop("training", None)
+        if training is None:
+            training = _training.get()
+        if face.accepts("training"):
+            kwargs["training"] = training
+        mask = self._mask_for(inputs, kwargs)
+        if mask is not None and "mask" in face.names and len(args) < 2:
+            kwargs["mask"] = mask
+        with training_scope(training):
+            outputs = self.call(*args, **kwargs)
+        # Asked even without a mask on the way in: Embedding and Masking make one.
+        _attach_masks(outputs, self.compute_mask(inputs, mask))
+        show(self.label, outputs)
+        return outputs
+
+    def _cast_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return trees.map(self._cast, args), {key: trees.map(self._cast, value) for key, value in kwargs.items()}
+
+    def _cast(self, x: Any) -> Any:
+        if isinstance(x, np.ndarray):
+            return Tensor(x, self.dtype if x.dtype.kind == "f" else None)
+        if isinstance(x, Tensor) and x.dtype.kind == "f" and x.dtype.name != self.dtype:
+            raise DtypeError(
+                f"{self.label}: it computes in {self.dtype} but was given a Tensor of {x.dtype}",
+                got=f"{x.name or 'a Tensor'} of shape {x.shape}, {x.dtype}",
+                expected=self.dtype,
+                fix=f'make the layer with dtype="{x.dtype}", or cast: x.astype("{self.dtype}")',
+            )
+        return x
+
+    def _mask_for(self, inputs: Any, kwargs: dict[str, Any]) -> Any:
+        """The mask of a call: the one that was passed, or the masks attached to the inputs."""
+        mask = kwargs.get("mask")
+        return masks_of(inputs) if mask is None else mask
+
+    def _build_on(self, inputs: Any) -> None:
+        """Build for concrete inputs, whose batch size is a matter of this call only."""
+
+        def free_batch(x: Any) -> tuple[int | None, ...]:
+            shape = tuple(getattr(x, "shape", ()))
+            axis = self.batch_axis
+            return (*shape[:axis], None, *shape[axis + 1 :]) if len(shape) > axis else shape
+
+        self.build_once(trees.map(free_batch, inputs))
+
+    def build_once(self, input_shape: Any) -> None:
+        """Build unless it is built."""
+        if not self.built:
+            self._added = _Added()
+            self.build(input_shape)
+            self.built = True
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """The mask that goes with the outputs: the inputs' own if the layer `supports_masking`, else None."""
+        return mask if self.supports_masking else None
+
+    # Weights ---------------------------------------------------------------------------------------
+    def add_weight(
+        self,
+        name: str | None = None,
+        shape: Any = (),
+        initializer: Any = "glorot_uniform",
+        regularizer: Any = None,
+        constraint: Any = None,
+        trainable: bool = True,
+        dtype: Any = None,
+    ) -> Variable:
+        """A new Variable of the layer; raises ShapeError where a size is unknown.
+
+        >>> Layer().add_weight("w", (2, 3), "zeros").shape
+        (2, 3)
+        """
+        sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+        if any(size is None for size in sizes):
+            raise ShapeError(
+                f"{self.label}: the size of its weight {name!r} is unknown",
+                got=f"shape {sizes}",
+                fix="give Input a shape whose last axis has a size",
+            )
+        dtype = self.dtype if dtype is None else _numpy_name(dtype)
+        maker = initializers.get("glorot_uniform" if initializer is None else initializer)
+        value = maker(sizes, dtype) if callable(maker) else maker
+        variable = Variable(np.asarray(value, dtype).reshape(sizes), name=name, trainable=trainable)
+        self._added.variables.append(variable)
+        if regularizer is not None:
+            self._added.regularizers.append((variable, regularizers.get(regularizer)))
+        if constraint is not None:
+            self._added.constraints.append((variable, constraints.get(constraint)))
+        return variable
+
+    def _members(self) -> Iterator[Any]:
+        """The values that are searched for Variables and layers, in order."""
+        yield from vars(self).values()
+        yield from self._added.variables
+
+    def _own_variables(self) -> list[Variable]:
+        found = unique(x for x in walk(self._members()) if isinstance(x, Variable))
+        return [v for v in found if v.trainable] + [v for v in found if not v.trainable]
+
+    @property
+    def sublayers(self) -> list[Layer]:
+        """The layers found among the attributes, in order of assignment."""
+        return unique(x for x in walk(self._members()) if isinstance(x, Layer))
+
+    def all_layers(self) -> list[Layer]:
+        """This layer and all layers below it, each once, parents first."""
+        return unique([self, *(below for layer in self.sublayers for below in layer.all_layers())])
+
+    @property
+    def weights(self) -> list[Variable]:
+        """All Variables: the layer's own (trainable first), then those of its sublayers."""
+        return unique([*self._own_variables(), *(v for layer in self.sublayers for v in layer.weights)])
+
+    variables = weights
+
+    @property
+    def trainable_variables(self) -> list[Variable]:
+        """The Variables that training changes; none where `trainable` is False."""
+        if not self.trainable:
+            return []
+        own = [v for v in self._own_variables() if v.trainable]
+        return unique([*own, *(v for layer in self.sublayers for v in layer.trainable_variables)])
+
+    @property
+    def non_trainable_variables(self) -> list[Variable]:
+        """The Variables that training leaves alone."""
+        trainable = {id(v) for v in self.trainable_variables}
+        return [v for v in self.weights if id(v) not in trainable]
+
+    trainable_weights, non_trainable_weights = trainable_variables, non_trainable_variables
+
+    @property
+    def losses(self) -> list[Any]:
+        """The regularizers' penalties for the present weights, as scalar Tensors."""
+        pairs = [pair for layer in self.all_layers() for pair in layer._added.regularizers]
+        trainable = {id(v) for v in self.trainable_variables}
+        return [regularizer(v) for v, regularizer in pairs if id(v) in trainable]
+
+    @property
+    def constraints(self) -> list[tuple[Variable, Any]]:
+        """Pairs (Variable, constraint); a training step assigns `constraint(value)` after its update."""
+        return [pair for layer in self.all_layers() for pair in layer._added.constraints]
+
+    def count_params(self) -> int:
+        """The number of elements of all weights."""
+        return sum(v.size for v in self.weights)
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Copies of the weights' values, in the order of `weights`."""
+        return [v.numpy() for v in self.weights]
+
+    def set_weights(self, values: Iterable[Any]) -> None:
+        """Give every weight a new value; ArgumentError or ShapeError before anything has changed."""
+        arrays, weights = [np.asarray(value) for value in values], self.weights
+        if len(arrays) != len(weights):
+            raise ArgumentError(
+                f"{self.label}: set_weights",
+                got=f"{len(arrays)} arrays",
+                expected=f"{len(weights)}: " + ", ".join(f"{v.name} {v.shape}" for v in weights),
+                fix=None if self.built else "call or build the layer first: it has no weights before that",
+            )
+        for v, array in zip(weights, arrays, strict=True):
+            if array.shape != v.shape:
+                raise ShapeError(f"{self.label}: set_weights, {v.name!r}", got=array.shape, expected=v.shape)
+        for v, array in zip(weights, arrays, strict=True):
+            v.assign(array)
+
+    # Configuration ---------------------------------------------------------------------------------
+    def get_config(self) -> dict[str, Any]:
+        """What `from_config` needs to make an equal layer without weights; JSON can hold it."""
+        shape = {} if self.batch_input_shape is None else {"batch_input_shape": list(self.batch_input_shape)}
+        return {"name": self.name, "trainable": self.trainable, "dtype": self.dtype, **shape}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Any:
+        """A new layer from what `get_config` returned; unknown keys raise, known ones of Keras are passed over."""
+        with registry.custom_object_scope(custom_objects):
+            accepted = inspect.signature(cls.__init__).parameters
+            ignored = {*LEGACY_KEYS, *(key for key in _MUST_BE_NONE if config.get(key) is None)} - set(accepted)
+            kept = {key: value for key, value in config.items() if key not in ignored}
+            try:
+                return cls(**kept)
+            except MinirnnError:
+                raise
+            except TypeError as error:
+                raise ArgumentError(
+                    f"{cls.__name__} cannot be made from its configuration: {error}",
+                    got=", ".join(kept),
+                    fix="a layer with arguments of its own needs a get_config that returns them",
+                ) from error
+
+
+def _marks_built(build: Callable[..., None]) -> Callable[..., None]:
+    """`build`, remembering that it ran, so that calling it by hand and then the layer builds once."""
+
+    @functools.wraps(build)
+    def build_and_mark(self: Layer, *args: Any, **kwargs: Any) -> None:
+        build(self, *args, **kwargs)
+        self.built = True
+
+    return build_and_mark
+
+
+def _fresh_name(cls: type) -> str:
+    stem = registry.snake_case(cls.__name__).lstrip("_")
+    _name_counts[stem] += 1
+    return stem if _name_counts[stem] == 1 else f"{stem}_{_name_counts[stem] - 1}"
+
+
+def _numpy_name(dtype: Any) -> str:
+    try:
+        return np.dtype(dtype).name
+    except TypeError:
+        raise DtypeError("unknown dtype", got=repr(dtype), expected='such as "float32"') from None
+
+
+def unique(values: Iterable[Any]) -> list[Any]:
+    """The values in first-seen order, each object once (== of Tensors is elementwise)."""
+    return list({id(x): x for x in values}.values())
+
+
+def walk(values: Iterable[Any]) -> Iterator[Any]:
+    """The Variables and layers among values, looking into lists, tuples and dicts."""
+    for value in values:
+        if isinstance(value, (Variable, Layer)):
+            yield value
+        elif isinstance(value, dict):
+            yield from walk(value.values())
+        elif isinstance(value, (list, tuple)):
+            yield from walk(value)
+
+
+@contextmanager
+def observe(hook: Callable[[str, Any], None]) -> Iterator[None]:
+    """Within the block, `hook(label, outputs)` sees what each layer returned, innermost first.
+
+    >>> from minirnn.layers import Dense
+    >>> with observe(lambda label, outputs: print(label, outputs.shape)):
+    ...     _ = Dense(4, name="d")(np.ones((2, 3)))
+    Dense 'd' (2, 4)
+    """
+    token = _observer.set(hook)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
+
+
+def show(label: str, outputs: Any) -> None:
+    """Let the observer see what a layer returned; shapes without values are no result."""
+    hook = _observer.get()
+    if hook is not None and not any(getattr(x, "is_abstract", False) for x in trees.flatten(outputs)[0]):
+        hook(label, outputs)
+
+
+@contextmanager
+def training_scope(training: Any) -> Iterator[None]:
+    """Within the block, layers called without `training` take this one."""
+    token = _training.set(bool(training))
+    try:
+        yield
+    finally:
+        _training.reset(token)
+
+
+def masks_of(inputs: Any) -> Any:
+    """The masks attached to Tensors, in the structure of `inputs`; None if there is none."""
+    if isinstance(inputs, Tensor):
+        return inputs.mask
+    if isinstance(inputs, (list, tuple, dict)):
+        leaves, form = trees.flatten(inputs)
+        masks = [getattr(leaf, "mask", None) for leaf in leaves]
+        if any(mask is not None for mask in masks):
+            return trees.unflatten(form, masks)
+    return None
+
+
+def _attach_masks(outputs: Any, masks: Any) -> None:
+    if isinstance(outputs, Tensor) and isinstance(masks, Tensor):
+        outputs.mask = masks
+    elif isinstance(outputs, (list, tuple)) and isinstance(masks, (list, tuple)):
+        for output, mask in zip(outputs, masks, strict=False):
+            _attach_masks(output, mask)
+
+
+def merged_mask(masks: Any) -> Any:
+    """The AND of the masks that are there; None if none is."""
+    merged = None
+    for mask in trees.flatten(masks)[0]:
+        merged = mask if merged is None else ops.logical_and(merged, mask)
+    return merged
+
+
+def units_of(value: Any, label: str, what: str = "units") -> int:
+    """`value` as a positive number of units; ArgumentError for anything else.
+
+    >>> units_of(3, "Dense 'd'")
+    3
+    """
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value <= 0:
+        raise ArgumentError(f"{label}: {what}", got=repr(value), expected="a positive integer")
+    return int(value)
+
+
+def shape_text(shape: tuple[int | None, ...], axes: tuple[str, ...] = ("batch", "time")) -> str:
+    """A shape with its leading axes in words.
+
+    >>> shape_text((2, 5, 3))
+    '(batch=2, time=5, 3)'
+    """
+    named = [f"{axis}={size}" for axis, size in zip(axes, shape, strict=False)]
+    return "(" + ", ".join([*named, *(str(size) for size in shape[len(named) :])]) + ")"

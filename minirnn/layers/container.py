@@ -1,0 +1,434 @@
+"""RecurrentContainer: any functional graph as the step of a recurrent network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..autodiff import ops, random
+from ..autodiff.tensor import Tensor
+from ..autodiff.trace import eval_shapes
+from ..errors import ArgumentError, DtypeError, ShapeError, StateError
+from ..scan import hold, scan
+from . import initializers, registry
+from .base import Layer, merged_mask, shape_text
+from .container_step import INPUTS, OUTPUTS, ContainerStep, fitted, listed
+from .functional import SymbolicTensor
+from .recurrent import _swap
+from .recurrent_unit import RecurrentUnit
+from .states import HeldStates, TensorShape
+
+__all__ = ["RecurrentContainer", "RecurrentUnit"]
+
+_OPTIONS = (
+    "return_states", "output_length", "teacher_probability", "go_backwards", "stateful", "unroll", "checkpoint",
+)  # fmt: skip
+_TIMED, _UNTIMED = ("batch", "time"), ("batch",)
+
+
+@registry.register(kind="layer")
+class RecurrentContainer(Layer):
+    """Runs a functional graph as the step of a recurrent network.
+
+    The step is given by its Inputs and outputs.  sequence_inputs change from step to step,
+    constant_inputs stay, state_inputs[i] takes what state_outputs[i] was at the step before.
+    sequence_outputs are collected over time, constant_outputs are those of the last valid step.  If
+    state_outputs is left out and constant_outputs fit the state_inputs, those are fed back.  Without
+    sequence inputs `output_length` says how many steps to make.
+
+    A call returns sequence_outputs + constant_outputs (+ states with `return_states`), bare if it is
+    one.  `teacher` names state_inputs that training may force: at step t > 0 the value
+    teacher_sequence[:, t - 1] takes the place of the fed-back one, for each row and step with
+    `teacher_probability` (Williams & Zipser 1989; Bengio et al. 2015, arXiv:1506.03099).
+    `state_initializer`: None (zeros), an initializer, "learned", one for all states or one each.
+    `go_backwards` reads from the last step and collects in that order; `stateful` begins each call
+    with the states the last one ended with; `unroll` and `checkpoint` are those of RNN.  Every argument
+    group takes a bare tensor or a list.  Raises ArgumentError or ShapeError when the groups don't fit.
+
+    >>> from minirnn.layers import Dense, Input
+    >>> y_before, x = Input((3,)), Input((2,))
+    >>> y = Dense(3)(x) + y_before
+    >>> running = RecurrentContainer(sequence_inputs=x, state_inputs=y_before, state_outputs=y, sequence_outputs=y)
+    >>> running(np.ones((4, 5, 2))).shape
+    (4, 5, 3)
+    """
+
+    def __init__(
+        self,
+        sequence_inputs: Any = (),
+        sequence_outputs: Any = (),
+        constant_inputs: Any = (),
+        constant_outputs: Any = (),
+        state_inputs: Any = (),
+        state_outputs: Any = (),
+        return_states: bool = False,
+        output_length: int | None = None,
+        teacher: Any = (),
+        teacher_probability: float = 1.0,
+        state_initializer: Any = None,
+        go_backwards: bool = False,
+        stateful: bool = False,
+        unroll: bool = False,
+        checkpoint: int | None = None,
+        name: str | None = None,
+        **options: Any,
+    ) -> None:
+        # Keras's base class of the original container took these, and it passed over them.
+        for ignored in ("return_sequences", "implementation"):
+            options.pop(ignored, None)
+        label = f"RecurrentContainer {name!r}" if name else "RecurrentContainer"
+        groups = (
+            sequence_inputs, constant_inputs, state_inputs, sequence_outputs, constant_outputs, state_outputs,
+        )  # fmt: skip
+        self.step = ContainerStep(dict(zip((*INPUTS, *OUTPUTS), groups, strict=True)), label)
+        dtype = self.step.float_dtype()
+        if options.get("dtype") is None:
+            options["dtype"] = dtype
+        super().__init__(name=name, **options)
+        self.step.label = self.label
+        if dtype not in (None, self.dtype):
+            raise DtypeError(f"{self.label}: dtype", got=self.dtype, expected=f"{dtype}, that of its step")
+        self.return_states = bool(return_states)
+        if not (self._count("sequence_outputs") or self._count("constant_outputs") or return_states):
+            raise ArgumentError(
+                f"{self.label}: without sequence_outputs and constant_outputs it has nothing to return",
+                fix="return_states=True",
+            )
+        self.output_length = self._checked_length(output_length)
+        if not self._count("sequence_inputs") and output_length is None:
+            raise ArgumentError(f"{self.label}: If there are no sequence inputs, the output_length must be specified.")
+        self.teacher = [self._state_index(state) for state in listed(teacher)]
+        self.teacher_probability = teacher_probability
+        self.state_initializer = self._initializers(state_initializer)
+        self.go_backwards, self.stateful = bool(go_backwards), bool(stateful)
+        self.unroll, self.checkpoint = bool(unroll), checkpoint
+        if checkpoint is not None and not _is_number(checkpoint, 1):
+            raise ArgumentError(f"{self.label}: checkpoint", got=checkpoint, expected="a number of steps >= 1")
+        self.learned_states = {
+            index: self.add_weight(f"{state.name}_initial", state.shape[1:], "zeros", dtype=state.dtype)
+            for index, state in enumerate(self.step["state_inputs"])
+            if self.state_initializer[index] == "learned"
+        }
+        shapes = [TensorShape(t.shape[1:]) for t in self.step["state_inputs"]]
+        self._held = HeldStates(shapes, self.dtype, self.label)
+
+    def _count(self, group: str) -> int:
+        return self.step.count(group)
+
+    def _checked_length(self, length: Any) -> Any:
+        if length is not None and self._count("sequence_inputs"):
+            raise ArgumentError(
+                f'{self.label}: The "output_length" argument can only be specified if there are no sequence inputs.',
+                got=length,
+            )
+        if length is not None and not _is_number(length, 0):
+            raise ArgumentError(f"{self.label}: output_length", got=repr(length), expected="a number of steps >= 0")
+        return length
+
+    def _initializers(self, given: Any) -> list[Any]:
+        count = self._count("state_inputs")
+        each = list(given) if isinstance(given, (list, tuple)) else [given] * count
+        if len(each) != count:
+            raise ArgumentError(
+                f"{self.label}: state_initializer", got=f"{len(each)} of them", expected=f"one, or {count}"
+            )
+        return [one if one is None or one == "learned" else initializers.get(one) for one in each]
+
+    def _state_index(self, state: Any) -> int:
+        """The place of a state that can be forced: given as one of the state_inputs, or as its number."""
+        inputs = self.step["state_inputs"]
+        if _is_number(state, 0) and state < len(inputs):
+            return int(state)
+        for index, tensor in enumerate(inputs):
+            if tensor is state:
+                return index
+        raise ArgumentError(
+            f"{self.label}: teacher names something that is no state input",
+            got=repr(state),
+            expected=f"one of {[t.name for t in inputs]}, or its number",
+        )
+
+    @property
+    def teacher_probability(self) -> float:
+        """How often training takes the teacher's value; may be changed between steps (scheduled sampling)."""
+        return self._teacher_probability
+
+    @teacher_probability.setter
+    def teacher_probability(self, value: float) -> None:
+        if not 0.0 <= value <= 1.0:
+            raise ArgumentError(f"{self.label}: teacher_probability", got=value, expected="0 to 1")
+        self._teacher_probability = float(value)
+
+    def _members(self) -> Iterator[Any]:
+        yield from self.step.graph.layers
+        yield from super()._members()
+
+    # Calling ---------------------------------------------------------------------------------------
+    def __call__(
+        self,
+        sequences: Any = None,
+        constants: Any = None,
+        states: Any = None,
+        mask: Any = None,
+        output_length: int | None = None,
+        teacher: Any = None,
+        training: Any = None,
+    ) -> Any:
+        """Run over sequences (B, T, ...) with constants (B, ...) from initial states (B, ...).
+
+        mask: (B, T), in place of the masks that came with the sequences; a state of None begins as declared,
+        or, in a stateful container, as held; teacher: {state_input or its number: (B, T, ...)};
+        `output_length` goes before the constructor's.
+        """
+        given = {"output_length": self._checked_length(output_length), "training": training}
+        if states is not None:
+            given["states"] = self._group("states", states, self.step["state_inputs"], _UNTIMED)
+        if teacher is not None:
+            given["teacher"] = self._teacher_sequences(teacher)
+        if mask is not None:
+            mask = mask if isinstance(mask, (Tensor, SymbolicTensor)) else Tensor(mask)
+            given["mask"] = mask if mask.dtype == bool else ops.not_equal(mask, 0)
+        return super().__call__(
+            self._group("sequences", sequences, self.step["sequence_inputs"], _TIMED),
+            constants=self._group("constants", constants, self.step["constant_inputs"], _UNTIMED),
+            **{key: value for key, value in given.items() if value is not None},
+        )
+
+    def _group(self, what: str, values: Any, steps: Sequence[SymbolicTensor], axes: tuple[str, ...]) -> list[Any]:
+        """The tensors of a group as a list, each fitted to its Input; a state or a teacher sequence may be None."""
+        values = listed(values)
+        if len(values) != len(steps):
+            raise ArgumentError(
+                f"{self.label}: number of {what}",
+                got=len(values),
+                expected=f"{len(steps)}" + "".join(f", {t.name} {t.shape}" for t in steps),
+            )
+        may_lack = what in ("states", "teacher sequences")
+        return [
+            None if x is None and may_lack else fitted(x, step, axes, f"{self.label}: {what[:-1]} for {step.name!r}")
+            for x, step in zip(values, steps, strict=True)
+        ]
+
+    def _teacher_sequences(self, teacher: Any) -> list[Any]:
+        """The teacher sequences in the order of `self.teacher`, None where there is none."""
+        if isinstance(teacher, dict):
+            given = {self._state_index(key): value for key, value in teacher.items()}
+            for index in given:
+                if index not in self.teacher:
+                    raise ArgumentError(
+                        f"{self.label}: state {index} cannot be forced",
+                        got=f"teacher sequence for {self.step['state_inputs'][index].name!r}",
+                        expected=f"states {self.teacher}",
+                        fix="name it in RecurrentContainer(teacher=[...])",
+                    )
+            teacher = [given.get(index) for index in self.teacher]
+        steps = [self.step["state_inputs"][index] for index in self.teacher]
+        return self._group("teacher sequences", teacher, steps, _TIMED)
+
+    def build(self, input_shape: Any) -> None:
+        if self.unroll and any(len(shape) > 1 and shape[1] is None for shape in input_shape):
+            raise ShapeError(
+                f"{self.label}: Cannot unroll a RNN if the time dimension is undefined.",
+                got=", ".join(shape_text(shape) for shape in input_shape),
+                fix="give Input the number of time steps, or leave out unroll=True",
+            )
+        if input_shape and input_shape[0]:
+            self._held.fixed_batch = input_shape[0][0]
+
+    def _mask_for(self, inputs: Any, kwargs: dict[str, Any]) -> Any:
+        sizes = self._sizes(inputs, kwargs["constants"], kwargs.get("states") or [], kwargs.get("output_length"))
+        mask = kwargs.get("mask")
+        mask = merged_mask([x.mask for x in inputs]) if mask is None else mask
+        if mask is None or mask.shape == sizes:
+            return mask
+        if mask.shape == (*sizes, 1):
+            return ops.reshape(mask, sizes)
+        raise ShapeError(f"{self.label}: mask", got=shape_text(mask.shape), expected=shape_text(sizes))
+
+    def call(
+        self,
+        sequences: Any,
+        constants: Any = (),
+        states: Any = None,
+        mask: Any = None,
+        output_length: int | None = None,
+        teacher: Any = None,
+        training: Any = False,
+    ) -> Any:
+        """See `__call__`; all groups are lists."""
+        given = states or [None] * self._count("state_inputs")
+        batch, length = self._sizes(sequences, constants, given, output_length)
+        is_abstract = any(x is not None and x.is_abstract for x in [*sequences, *constants, *given])
+        first = self._first_states(given, batch, is_abstract)
+        forced = self._forced(teacher if training else None, training, mask, batch, length)
+        graph, probability = self.step, self.teacher_probability  # not self, which the trace would look through
+
+        def step(carry: Any, x: Any) -> Any:
+            states, _ = carry
+            values, teacher_values, may_force = x
+            states = list(states)
+            if teacher_values:
+                chosen = may_force
+                if probability < 1.0:
+                    chosen = chosen & (random.uniform((batch,), "float32") < probability)
+                for index, value in teacher_values.items():
+                    along = ops.reshape(chosen, (batch,) + (1,) * (value.ndim - 1))
+                    states[index] = ops.where(along, value, states[index])
+            collected, last, states = graph.run([*values, *constants, *states], training)
+            return (states, last), collected
+
+        (final, last), collected = scan(
+            step,
+            (first, self._blank(sequences, constants, first, batch, training)),
+            ([_swap(x) for x in sequences], *forced),
+            length=length,
+            reverse=self.go_backwards,
+            mask=None if mask is None else _swap(mask),
+            engine="reference" if self.unroll else None,
+            checkpoint=self.checkpoint,
+        )
+        if self.go_backwards:
+            collected = [ops.flip(y, 0) for y in collected]
+        if self.stateful:
+            self._held.keep(final)
+        results = [_swap(y) for y in collected] + list(last) + (list(final) if self.return_states else [])
+        return results[0] if len(results) == 1 else results
+
+    def _sizes(self, sequences: Any, constants: Any, states: Any, output_length: int | None) -> tuple[int, int]:
+        """Batch size and number of steps; ShapeError unless all inputs agree in them."""
+        batches = {x.shape[0] for x in [*sequences, *constants, *states] if x is not None} or {self._held.batch}
+        lengths = {x.shape[1] for x in sequences}
+        for what, sizes in (("batch size", batches), ("number of time steps", lengths)):
+            if len(sizes) > 1:
+                raise ShapeError(f"{self.label}: inputs differ in {what}", got=sorted(sizes), expected="one size")
+        batch = batches.pop()
+        if batch is None:
+            raise ArgumentError(f"{self.label}: the batch size is unknown", got="no tensors", fix="pass states=[...]")
+        length = self.output_length if output_length is None else output_length
+        return batch, lengths.pop() if lengths else int(length or 0)
+
+    def _first_states(self, given: list[Any], batch: int, is_abstract: bool) -> list[Any]:
+        """Explicit states before held ones, held ones before the declared initial ones."""
+        held = None
+        if self.stateful and not is_abstract and any(state is None for state in given):
+            held = self._held.begin(batch)
+        return [
+            state if state is not None else held[index] if held is not None else self._declared_state(index, batch)
+            for index, state in enumerate(given)
+        ]
+
+    def _declared_states(self, batch: int) -> list[Any]:
+        return [self._declared_state(index, batch) for index in range(self._count("state_inputs"))]
+
+    def _declared_state(self, index: int, batch: int) -> Any:
+        step, kind = self.step["state_inputs"][index], self.state_initializer[index]
+        if None in step.shape[1:]:
+            raise StateError(
+                f"{self.label}: state {step.name!r} has no initial value, because its size is unknown",
+                got=step.shape,
+                fix="pass it: states=[...]",
+            )
+        shape = (batch, *step.shape[1:])
+        if kind == "learned":
+            return ops.broadcast_to(self.learned_states[index], shape)
+        return ops.zeros(shape, step.dtype) if kind is None else Tensor(kind(shape, step.dtype))
+
+    def _blank(self, sequences: Any, constants: Any, states: Any, batch: int, training: Any) -> list[Any]:
+        """What constant outputs are before the first valid step: zeros.
+
+        As carries that begin so and are held in masked steps they end as the last valid outputs.
+        """
+        outputs: list[Any] = self.step["constant_outputs"]
+        if any(None in t.shape[1:] for t in outputs):  # such as attention over a constant of any length
+            one_step = [ops.zeros((batch, *x.shape[2:]), x.dtype) for x in sequences]
+            run = eval_shapes(lambda *values: self.step.run(values, training), *one_step, *constants, *states)
+            outputs = run[1]
+        return [ops.zeros((batch, *t.shape[1:]), t.dtype) for t in outputs]
+
+    def _forced(self, teacher: Any, training: Any, mask: Any, batch: int, length: int) -> tuple[dict[int, Any], Any]:
+        """By state the value that training may put in place of the fed-back one at each step, and where it may.
+
+        Both as a scan reads them.  The value is the teacher's of the last valid step before.
+        """
+        if not training or not self.teacher or self.teacher_probability == 0.0:
+            return {}, None
+        teacher = teacher or [None] * len(self.teacher)
+        missing = [self.step["state_inputs"][i].name for i, x in zip(self.teacher, teacher) if x is None]
+        if missing:
+            raise ArgumentError(
+                f"{self.label}: training needs the teacher sequences",
+                got="none for state " + ", ".join(map(repr, missing)),
+                fix="pass teacher={state_input: sequence}, or make it with teacher_probability=0",
+            )
+        valid = ops.full((length, batch), True, bool) if mask is None else _swap(mask)
+        valid = ops.flip(valid, 0) if self.go_backwards else valid
+        for x in teacher:
+            if x.shape[:2] != (batch, length):
+                raise ShapeError(
+                    f"{self.label}: teacher", got=shape_text(x.shape), expected=f"(batch={batch}, time={length}, ...)"
+                )
+        reached = hold(ops.full((length, batch), 1, "int64"), valid, reverse=False)
+        values = [self._delayed(hold(_swap(x), valid, reverse=False)) for x in teacher]
+        return dict(zip(self.teacher, values, strict=True)), ops.greater(self._delayed(reached), 0)
+
+    def _delayed(self, sequence: Any) -> Any:
+        """A sequence (T, B, ...) in processing order, one step later, as the scan reads it; zeros come first."""
+        moved = ops.concatenate([ops.zeros_like(sequence[:1]), sequence[:-1]])
+        return ops.flip(moved, 0) if self.go_backwards else moved
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """The mask for the sequence outputs, in their order; None for what has no time axis."""
+        if mask is not None and self.go_backwards:
+            mask = ops.flip(mask, 1)
+        rest = self._count("constant_outputs") + (self._count("state_inputs") if self.return_states else 0)
+        masks = [mask] * self._count("sequence_outputs") + [None] * rest
+        return masks[0] if len(masks) == 1 else masks
+
+    # States ----------------------------------------------------------------------------------------
+    @property
+    def states(self) -> Any:
+        """What a stateful container holds, one Tensor a state; None before its first call."""
+        return self._held.values
+
+    @states.setter
+    def states(self, values: Any) -> None:
+        self._require_stateful()
+        if values is None:
+            self._held.values = None
+        else:
+            self._held.assign(values)
+
+    def reset_states(self, states: Any = None, rows: Any = None) -> None:
+        """Back to the declared initial states, or to `states`; only for some `rows` if given.
+
+        Raises StateError if the container isn't stateful or the states don't fit.
+        """
+        self._require_stateful()
+        self._held.reset(states, rows, fresh=self._declared_states)
+
+    def _require_stateful(self) -> None:
+        if not self.stateful:
+            raise StateError(f"{self.label}: Layer must be stateful.", fix="stateful=True")
+
+    # Configuration ---------------------------------------------------------------------------------
+    def get_config(self) -> dict[str, Any]:
+        initial = [x if x is None or x == "learned" else registry.serialize(x) for x in self.state_initializer]
+        return {
+            **super().get_config(),
+            **{option: getattr(self, option) for option in _OPTIONS},
+            **self.step.get_config(),
+            "teacher": list(self.teacher),
+            "state_initializer": initial,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> RecurrentContainer:
+        groups = ContainerStep.groups_from_config(config, custom_objects)
+        options = {key: value for key, value in config.items() if key not in ("graph", "counts")}
+        return super().from_config({**options, **groups}, custom_objects)
+
+
+def _is_number(x: Any, least: int) -> bool:
+    return isinstance(x, (int, np.integer)) and not isinstance(x, bool) and bool(x >= least)

@@ -1,0 +1,402 @@
+"""Input and the graph of layer calls: what Model and RecurrentContainer run.
+
+Calling a layer (or an operation of `mr.ops`) on a SymbolicTensor computes nothing; it makes a Node
+and gives SymbolicTensors back.  Their shapes come from running the call on shapes alone, twice,
+with two different numbers in the place of every unknown size: what differs is unknown.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import config
+from ..autodiff import ops, trees
+from ..autodiff.operators import Operators
+from ..autodiff.tensor import Tensor, Variable
+from ..autodiff.trace import abstract, eval_shapes
+from ..errors import ArgumentError, FormatError, MinirnnError, ShapeError
+from . import registry
+from .base import Layer, show, training_scope, unique
+
+Shape = tuple[int | None, ...]
+# The two numbers that stand for an unknown size, by axis; rare as real sizes.
+_STAND_INS = ((17, 19), (23, 29), (31, 37), (41, 43), (47, 53), (59, 61), (67, 71), (73, 79))
+_AXES = ("batch", "time")
+_numbers = itertools.count()
+
+
+class SymbolicTensor(Operators):
+    """What stands for an array while a functional graph is made: a shape (None where unknown), a dtype, no values.
+
+    Operators, indexing and `mr.ops` work on it and make nodes.
+
+    >>> x = Input((None, 3))
+    >>> (x[:, 0] * 2).shape
+    (None, 3)
+    """
+
+    __array_ufunc__ = None  # leaves `array + symbolic` to our own operators
+
+    def __init__(self, samples: tuple[tuple[int, ...], tuple[int, ...]], dtype: Any, name: str | None = None) -> None:
+        # The shape under either choice of stand-ins: it says how sizes depend on each other (2T, T - 1, ...).
+        self.samples = samples
+        self.dtype: np.dtype[Any] = np.dtype(dtype)
+        self.name = name
+        self.node: Node
+        self.index = 0
+
+    @property
+    def shape(self) -> Shape:
+        """The sizes, None where unknown."""
+        return tuple(a if a == b else None for a, b in zip(*self.samples, strict=True))
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.samples[0])
+
+    def __functional_op__(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return call_symbolically(Operation(name), args, kwargs)
+
+    def __functional_call__(self, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return call_symbolically(layer, *layer._cast_arguments(args, kwargs))
+
+    def __len__(self) -> int:
+        size = self.shape[0] if self.samples[0] else None
+        if size is None:
+            raise ShapeError(f"{self}: the length of an axis of unknown size was asked for")
+        return size
+
+    def __iter__(self) -> Any:
+        return (self[i] for i in range(len(self)))
+
+    def __bool__(self) -> bool:
+        raise ArgumentError(
+            "the values of a symbolic tensor were asked for, but it has none before the model runs",
+            got=repr(self),
+            fix="use mr.ops.where instead of `if`, or put the computation into a Layer",
+        )
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        self.__bool__()
+        raise AssertionError
+
+    def __repr__(self) -> str:
+        return f"<SymbolicTensor shape={self.shape} dtype={self.dtype} name={self.name!r}>"
+
+
+class Node:
+    """One call of a layer in a functional graph: its arguments, and the SymbolicTensors that came out."""
+
+    def __init__(self, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
+        self.layer, self.args, self.kwargs, self.result = layer, args, kwargs, outputs
+        self.number = next(_numbers)  # later nodes depend on earlier ones only
+        leaves = trees.flatten((args, kwargs))[0]
+        for leaf in leaves:
+            if isinstance(leaf, Variable):
+                raise ArgumentError(
+                    f"{layer.label}: a Variable among the arguments of a functional graph, where no model finds it",
+                    got=repr(leaf),
+                    fix="make it a weight of a Layer (add_weight)",
+                )
+        self.inputs: list[SymbolicTensor] = [leaf for leaf in leaves if isinstance(leaf, SymbolicTensor)]
+        self.outputs: list[SymbolicTensor] = trees.flatten(outputs)[0]
+        for index, output in enumerate(self.outputs):
+            output.node, output.index = self, index
+            output.name = output.name or (layer.name if len(self.outputs) == 1 else f"{layer.name}_{index}")
+
+
+def call_symbolically(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call a layer on SymbolicTensors: builds it, makes a Node, returns its SymbolicTensors."""
+    if not layer.built:
+        first = args[0] if args else next(iter(kwargs.values()))
+        layer.build_once(trees.map(lambda x: tuple(getattr(x, "shape", ())), first))
+    outcomes = [_outcome(layer, args, kwargs, choice) for choice in (0, 1)]
+
+    def symbolic(first: Any, second: Any) -> SymbolicTensor:
+        if not isinstance(first, Tensor) or first.ndim != second.ndim:
+            raise ShapeError(f"{layer.label}: call() must return Tensors of known rank", got=type(first).__name__)
+        return SymbolicTensor((first.shape, second.shape), first.dtype)
+
+    outputs = trees.map(symbolic, *outcomes)
+    return Node(layer, args, kwargs, outputs).result
+
+
+def _outcome(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any], choice: int) -> Any:
+    """The abstract outputs of a call with one choice of numbers for the unknown sizes."""
+    declared = getattr(layer, "compute_output_shape", None)
+    if declared is not None:
+        shapes = declared(trees.map(lambda x: x.samples[choice], args[0]))
+        if not isinstance(shapes, list):
+            return abstract(tuple(shapes), layer.dtype)
+        return [abstract(tuple(shape), layer.dtype) for shape in shapes]
+
+    def stand_in(x: Any) -> Any:
+        return abstract(x.samples[choice], x.dtype, x.name) if isinstance(x, SymbolicTensor) else x
+
+    try:
+        return eval_shapes(lambda a, k: layer(*a, **k), trees.map(stand_in, args), trees.map(stand_in, kwargs))
+    except MinirnnError as error:
+        unknown = {
+            axis: x.samples[choice][axis]
+            for x in trees.flatten((args, kwargs))[0]
+            if isinstance(x, SymbolicTensor)
+            for axis, size in enumerate(x.shape)
+            if size is None
+        }
+        words = [f"{size} for the unknown {_axis_name(axis)}" for axis, size in sorted(unknown.items())]
+        error.add_note(
+            f"while calling {layer.label} on symbolic Inputs" + (": above stands " + ", ".join(words) if words else "")
+        )
+        raise
+
+
+def _axis_name(axis: int) -> str:
+    return _AXES[axis] if axis < len(_AXES) else f"size of axis {axis}"
+
+
+@registry.register(kind="layer")
+class InputLayer(Layer):
+    """Where a functional graph begins; made by `Input`."""
+
+    def __init__(self, batch_shape: Any, dtype: Any = None, name: str | None = None, trainable: bool = True) -> None:
+        super().__init__(name=name, trainable=trainable)
+        try:
+            self.batch_shape: Shape = tuple(None if n is None else int(n) for n in batch_shape)
+        except (TypeError, ValueError):
+            raise ArgumentError("Input: shape", got=repr(batch_shape), expected="a tuple of sizes or None") from None
+        if any(size is not None and size < 0 for size in self.batch_shape):
+            raise ArgumentError("Input: shape", got=repr(batch_shape), expected="sizes >= 0, None where unknown")
+        self.dtype = np.dtype(dtype or config.current_dtype()).name
+        self.built = True
+        if len(self.batch_shape) > len(_STAND_INS):
+            raise ShapeError("Input: too many axes", got=len(self.batch_shape), expected=f"at most {len(_STAND_INS)}")
+        sizes = [(n, n) if n is not None else _STAND_INS[axis] for axis, n in enumerate(self.batch_shape)]
+        self.output = SymbolicTensor((tuple(n for n, _ in sizes), tuple(n for _, n in sizes)), self.dtype, self.name)
+        Node(self, (), {}, self.output)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"batch_shape": list(self.batch_shape), "dtype": self.dtype, "name": self.name}
+
+
+def Input(
+    shape: Any = None,
+    batch_size: int | None = None,
+    batch_shape: Any = None,
+    dtype: Any = None,
+    name: str | None = None,
+) -> SymbolicTensor:
+    """A symbolic tensor to make a functional graph from; `shape` is without the batch, None where unknown.
+
+    `batch_shape` says all of it.  Raises ArgumentError when neither or both are given.
+
+    >>> Input(shape=(None, 20)).shape, Input(batch_shape=(4, 7, 2), dtype="float64").dtype
+    ((None, None, 20), dtype('float64'))
+    """
+    if (shape is None) == (batch_shape is None):
+        raise ArgumentError(
+            "Input takes either shape (without the batch) or batch_shape", got=f"{shape}, {batch_shape}"
+        )
+    if batch_shape is None:
+        if isinstance(shape, (int, np.integer)):
+            raise ArgumentError("Input: shape", got=repr(shape), expected=f"a tuple of sizes, such as ({shape},)")
+        batch_shape = (batch_size, *shape)
+    return InputLayer(batch_shape, dtype=dtype, name=name).output
+
+
+@registry.register(kind="layer")
+class Operation(Layer):
+    """An operation of `mr.ops` as a node of a functional graph; it has no weights and serialises by name."""
+
+    def __init__(self, operation: str, name: str | None = None, dtype: Any = None, trainable: bool = True) -> None:
+        function = getattr(ops, operation, None) if not operation.startswith("_") else None
+        if not callable(function):
+            raise ArgumentError(
+                "unknown operation", got=repr(operation), expected="the name of a function of minirnn.ops"
+            )
+        super().__init__(name=name or _operation_name(operation), dtype=dtype, trainable=trainable)
+        self.operation, self.function, self.built = operation, function, True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        outputs = self.function(*args, **kwargs)
+        show(self.label, outputs)
+        return outputs
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "operation": self.operation}
+
+
+_operation_counts: dict[str, Any] = {}
+
+
+def _operation_name(operation: str) -> str:
+    return f"ops_{operation}_{next(_operation_counts.setdefault(operation, itertools.count()))}"
+
+
+class FunctionGraph:
+    """The nodes that lead from some SymbolicTensors to others, in an order in which they can run.
+
+    Raises ArgumentError when an output cannot be computed from the inputs.
+
+    >>> x = Input((2,), dtype="float64")
+    >>> graph = FunctionGraph([x], [x * 2 + 1])
+    >>> graph.run([np.array([[1.0, 2.0]])])[0].numpy()
+    array([[3., 5.]])
+    """
+
+    def __init__(self, inputs: Sequence[SymbolicTensor], outputs: Sequence[SymbolicTensor]) -> None:
+        self.inputs, self.outputs = list(inputs), list(outputs)
+        for what, tensors in (("input", self.inputs), ("output", self.outputs)):
+            for tensor in tensors:
+                if not isinstance(tensor, SymbolicTensor):
+                    raise ArgumentError(
+                        f"an {what} of a functional graph must be symbolic",
+                        got=repr(tensor),
+                        expected="what Input() or a layer called on one returns",
+                    )
+        if len(unique(self.inputs)) != len(self.inputs):
+            raise ArgumentError("an Input stands twice among the inputs", got=[x.name for x in self.inputs])
+        self.nodes = self._reachable()
+
+    def _reachable(self) -> list[Node]:
+        given = {id(x) for x in self.inputs}
+        found: dict[int, Node] = {}
+        pending = list(self.outputs)
+        while pending:
+            tensor = pending.pop()
+            node = tensor.node
+            if id(tensor) in given or node.number in found:
+                continue
+            if isinstance(node.layer, InputLayer):
+                raise ArgumentError(
+                    f"an output depends on the Input {tensor.name!r}, which is not among the inputs",
+                    got=f"inputs {[x.name for x in self.inputs]}",
+                    fix="name every Input that the outputs are made from",
+                )
+            found[node.number] = node
+            pending.extend(node.inputs)
+        return [found[number] for number in sorted(found)]
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers of the nodes, each once, in order of their first call."""
+        return unique(node.layer for node in self.nodes)
+
+    def __trace_state__(self) -> Any:
+        """What a traced step can see of the graph, which itself never changes: layers, and arrays among arguments."""
+        arguments = trees.flatten([(node.args, node.kwargs) for node in self.nodes])[0]
+        return self.layers, [x for x in arguments if isinstance(x, (Tensor, np.ndarray))]
+
+    def run(self, values: Sequence[Any], training: Any = None) -> list[Any]:
+        """The outputs for `values`, one per input; `training` holds for every layer that was not told otherwise."""
+        known: dict[int, Any] = {id(x): value for x, value in zip(self.inputs, values, strict=True)}
+
+        def value_of(leaf: Any) -> Any:
+            return known[id(leaf)] if isinstance(leaf, SymbolicTensor) else leaf
+
+        def run_nodes() -> list[Any]:
+            for node in self.nodes:
+                result = node.layer(*trees.map(value_of, node.args), **trees.map(value_of, node.kwargs))
+                known.update(zip(map(id, node.outputs), trees.flatten(result)[0], strict=True))
+            return [known[id(x)] for x in self.outputs]
+
+        if training is None:
+            return run_nodes()
+        with training_scope(training):
+            return run_nodes()
+
+    # Configuration ---------------------------------------------------------------------------------
+    def get_config(self) -> dict[str, Any]:
+        """The graph as JSON can hold it: inputs, layers, their calls in order, outputs."""
+        layers = self.layers
+        position = {id(layer): index for index, layer in enumerate(layers)}
+        places = {id(x): [-1, index] for index, x in enumerate(self.inputs)}
+        for number, node in enumerate(self.nodes):
+            for index, output in enumerate(node.outputs):
+                places.setdefault(id(output), [number, index])
+        return {
+            "inputs": [{"batch_shape": list(x.shape), "dtype": x.dtype.name, "name": x.name} for x in self.inputs],
+            "layers": [registry.serialize(layer) for layer in layers],
+            "nodes": [
+                {
+                    "layer": position[id(node.layer)],
+                    "args": [_encode(arg, places) for arg in node.args],
+                    "kwargs": {key: _encode(arg, places) for key, arg in node.kwargs.items()},
+                }
+                for node in self.nodes
+            ],
+            "outputs": [places[id(x)] for x in self.outputs],
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> FunctionGraph:
+        """The graph that `get_config` described, with new layers; raises FormatError if it is damaged."""
+        try:
+            inputs = [Input(**entry) for entry in config["inputs"]]
+            layers = [registry.deserialize(entry, "layer", custom_objects) for entry in config["layers"]]
+            made: list[list[SymbolicTensor]] = []
+
+            def tensor(place: list[int]) -> SymbolicTensor:
+                return (inputs if place[0] == -1 else made[place[0]])[place[1]]
+
+            for entry in config["nodes"]:
+                args = [_decode(arg, tensor) for arg in entry["args"]]
+                kwargs = {key: _decode(arg, tensor) for key, arg in entry["kwargs"].items()}
+                made.append(trees.flatten(layers[entry["layer"]](*args, **kwargs))[0])
+            return cls(inputs, [tensor(place) for place in config["outputs"]])
+        except (KeyError, IndexError, TypeError) as error:
+            if isinstance(error, MinirnnError):
+                raise
+            raise FormatError("the configuration of a functional graph is damaged", got=repr(error)) from error
+
+
+def _encode(value: Any, places: dict[int, list[int]]) -> Any:
+    """An argument of a node as JSON; everything but plain numbers, strings and lists is a dict with one tag."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, SymbolicTensor):
+        return {"symbolic": places[id(value)]}
+    if isinstance(value, list):
+        return [_encode(item, places) for item in value]
+    if isinstance(value, tuple):
+        return {"tuple": [_encode(item, places) for item in value]}
+    if isinstance(value, dict):
+        return {"dict": {key: _encode(item, places) for key, item in value.items()}}
+    if isinstance(value, slice):
+        return {"slice": [_encode(part, places) for part in (value.start, value.stop, value.step)]}
+    if value is Ellipsis:
+        return {"ellipsis": True}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (Tensor, np.ndarray)):
+        array = np.asarray(value)
+        return {"array": array.tolist(), "dtype": array.dtype.name, "shape": list(array.shape)}
+    if isinstance(value, (type, np.dtype)):
+        return {"dtype": np.dtype(value).name}
+    raise ArgumentError("an argument of a functional graph cannot be written into a configuration", got=repr(value))
+
+
+def _decode(value: Any, tensor: Callable[[list[int]], SymbolicTensor]) -> Any:
+    if isinstance(value, list):
+        return [_decode(item, tensor) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "symbolic" in value:
+        return tensor(value["symbolic"])
+    if "tuple" in value:
+        return tuple(_decode(item, tensor) for item in value["tuple"])
+    if "dict" in value:
+        return {key: _decode(item, tensor) for key, item in value["dict"].items()}
+    if "slice" in value:
+        return slice(*(_decode(part, tensor) for part in value["slice"]))
+    if "ellipsis" in value:
+        return Ellipsis
+    if "array" in value:
+        return np.array(value["array"], value["dtype"]).reshape(value["shape"])
+    if "dtype" in value:
+        return np.dtype(value["dtype"])
+    raise FormatError("the configuration of a functional graph is damaged", got=repr(value))

@@ -1,0 +1,225 @@
+"""The states of a cell: their shapes, their checks, and what a stateful layer keeps between calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..autodiff import ops, trees
+from ..autodiff.tensor import Tensor
+from ..errors import ArgumentError, ShapeError, StateError
+from .base import shape_text
+
+
+class TensorShape(tuple):
+    """A shape, where a tuple of integers would mean one state for each.
+
+    >>> state_shapes([TensorShape((3, 4)), 5])
+    [TensorShape((3, 4)), TensorShape((5,))]
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"TensorShape({tuple(self)})"
+
+
+def is_shape(x: Any) -> bool:
+    """Whether `x` is a plain tuple of sizes.
+
+    >>> is_shape((None, 3)), is_shape(((2, 3), (2, 4)))
+    (True, False)
+    """
+    return isinstance(x, tuple) and not hasattr(x, "_fields") and all(n is None or _is_size(n) for n in x)
+
+
+def map_shapes(f: Callable[[tuple[int | None, ...]], Any], shapes: Any) -> Any:
+    """`f` on every shape of a nested structure of shapes.
+
+    >>> map_shapes(len, {"a": (2, 3), "b": [(4,)]})
+    {'a': 2, 'b': [1]}
+    """
+    if is_shape(shapes):
+        return f(shapes)
+    if isinstance(shapes, dict):
+        return {key: map_shapes(f, shape) for key, shape in shapes.items()}
+    if hasattr(shapes, "_fields"):
+        return type(shapes)(*(map_shapes(f, shape) for shape in shapes))
+    if isinstance(shapes, (list, tuple)):
+        return type(shapes)(map_shapes(f, shape) for shape in shapes)
+    raise ShapeError("this is no shape", got=repr(shapes), expected="a tuple of sizes, or shapes in lists or dicts")
+
+
+def _is_size(x: Any) -> bool:
+    return isinstance(x, (int, np.integer)) and not isinstance(x, bool)
+
+
+def state_shapes(state_size: Any) -> Any:
+    """The shapes of a cell's states without the batch axis, always in a list, tuple, namedtuple or dict.
+
+    An integer is one state; a list or tuple of integers one state each; a shape is a TensorShape, or a
+    tuple inside a list.  Raises ArgumentError for anything else.
+
+    >>> state_shapes(7), state_shapes((7, 8)), state_shapes([(2, 3), 4])
+    ([TensorShape((7,))], (TensorShape((7,)), TensorShape((8,))), [TensorShape((2, 3)), TensorShape((4,))])
+    """
+    if _is_size(state_size) or isinstance(state_size, TensorShape):
+        return [_inner_shapes(state_size)]
+    if type(state_size) in (list, tuple):
+        return type(state_size)(_inner_shapes(size) for size in state_size)
+    return _inner_shapes(state_size)
+
+
+def _inner_shapes(size: Any) -> Any:
+    if _is_size(size):
+        return TensorShape((int(size),))
+    if isinstance(size, TensorShape) or is_shape(size):
+        return TensorShape(size)
+    if isinstance(size, dict):
+        return {key: _inner_shapes(item) for key, item in size.items()}
+    if hasattr(size, "_fields"):
+        return type(size)(*(_inner_shapes(item) for item in size))
+    if isinstance(size, (list, tuple)):
+        return type(size)(_inner_shapes(item) for item in size)
+    raise ArgumentError(
+        "state_size", got=repr(size), expected="an integer, a TensorShape, or a list, tuple or dict of those"
+    )
+
+
+def output_shapes(output_size: Any) -> Any:
+    """The shapes of a cell's outputs without the batch axis: a bare shape for one output."""
+    return _inner_shapes(output_size) if not isinstance(output_size, (list, dict)) else state_shapes(output_size)
+
+
+def zero_states(shapes: Any, batch: int, dtype: str) -> Any:
+    """Zeros for every state."""
+    return trees.map(lambda shape: ops.zeros((batch, *shape), dtype), shapes)
+
+
+def checked_states(given: Any, shapes: Any, batch: int | None, label: str, what: str = "initial_state") -> Any:
+    """`given` (a bare array or a nested structure) in the structure of `shapes`.
+
+    Raises StateError for a wrong number of states, ShapeError for a wrong shape or batch size; a batch of
+    None only asks that the states agree.
+    """
+    expected, form = trees.flatten(shapes)
+    leaves = trees.flatten(given)[0]
+    if len(leaves) != len(expected):
+        raise StateError(
+            f"{label}: Layer has {len(expected)} states but was passed {len(leaves)} initial states.",
+            expected=", ".join(shape_text((batch, *shape), ("batch",)) for shape in expected),
+        )
+    for number, (leaf, shape) in enumerate(zip(leaves, expected, strict=True)):
+        got = tuple(np.shape(leaf) if not isinstance(leaf, Tensor) else leaf.shape)
+        if batch is None and got:
+            batch = got[0]
+        if got != (batch, *shape):
+            same_state = got[1:] == tuple(shape)
+            raise ShapeError(
+                f"{label}: {what} {number} has another batch size than the input"
+                if same_state
+                else f"{label}: {what} {number} is not compatible with the cell's state_size",
+                got=shape_text(got, ("batch",)),
+                expected=shape_text((batch, *shape), ("batch",)),
+            )
+    return trees.unflatten(form, leaves)
+
+
+class HeldStates:
+    """What a stateful layer carries from one call to the next: Tensors without a place on any tape.
+
+    `shapes` are the states' shapes without the batch; `fixed_batch` is the batch size if Input names it.
+    Until a reset, every call has to come with the same batch size.
+    """
+
+    def __init__(self, shapes: Any, dtype: str, label: str) -> None:
+        self.shapes, self.dtype, self.label = shapes, dtype, label
+        self.fixed_batch: int | None = None
+        self.values: Any = None
+        # After a reset the states are zeros, even where the cell's own initial state is something else.
+        self.was_reset = False
+
+    @property
+    def batch(self) -> int | None:
+        """The batch size that calls must have, None if any will do."""
+        held = trees.flatten(self.values)[0]
+        return held[0].shape[0] if held else self.fixed_batch
+
+    def begin(self, batch: int) -> Any:
+        """The states to begin a call with, None where the initial ones apply; StateError for another batch size."""
+        if self.batch is not None and batch != self.batch:
+            raise StateError(
+                f"{self.label}: it is stateful, and the batch size of its input is not that of the states it holds",
+                got=f"batch size {batch}",
+                expected=f"batch size {self.batch}",
+                fix=None if self.fixed_batch else "call reset_states() before a batch of another size",
+            )
+        if self.values is None and self.was_reset:
+            return zero_states(self.shapes, batch, self.dtype)
+        return self.values
+
+    def keep(self, states: Any) -> None:
+        """Hold the states that a call ended with; shapes without values are passed over."""
+        leaves, form = trees.flatten(states)
+        if not any(leaf.is_abstract for leaf in leaves):
+            self.values = trees.unflatten(form, [Tensor(leaf.numpy()) for leaf in leaves])
+
+    def assign(self, states: Any) -> None:
+        """Hold these arrays."""
+        checked = checked_states(states, self.shapes, self.fixed_batch, self.label, "state")
+        self.values = trees.map(lambda leaf: Tensor(np.asarray(leaf), self.dtype), checked)
+
+    def reset(self, states: Any = None, rows: Any = None, fresh: Callable[[int], Any] | None = None) -> None:
+        """Back to the beginning, or to `states`; only for some `rows` (integers or a boolean mask) if given.
+
+        `fresh(batch)` makes the states to begin with again; zeros by default.
+        """
+        if rows is not None:
+            self._reset_rows(states, rows, fresh)
+        elif states is not None:
+            self.assign(states)
+        else:
+            self.values, self.was_reset = None, fresh is None
+
+    def _reset_rows(self, states: Any, rows: Any, fresh: Callable[[int], Any] | None) -> None:
+        if self.values is None:
+            if states is not None:
+                raise StateError(
+                    f"{self.label}: reset_states(states, rows) before the first call", fix="leave out rows"
+                )
+            return
+        batch = self.batch or 0
+        chosen = _row_numbers(rows, batch, self.label)
+        if states is not None:
+            new = checked_states(states, self.shapes, len(chosen), self.label, "state")
+        elif fresh is not None:
+            new = trees.map(lambda leaf: np.asarray(leaf)[chosen], fresh(batch))
+        else:
+            new = zero_states(self.shapes, len(chosen), self.dtype)
+
+        def with_rows(held: Any, replacement: Any) -> Tensor:
+            array = held.numpy()
+            array[chosen] = np.asarray(replacement)
+            return Tensor(array)
+
+        self.values = trees.map(with_rows, self.values, new)
+
+
+def _row_numbers(rows: Any, batch: int, label: str) -> np.ndarray:
+    array = np.atleast_1d(np.asarray(rows))
+    if array.dtype == bool and array.shape == (batch,):
+        return np.flatnonzero(array)
+    if array.size == 0:
+        return np.zeros(0, int)
+    if array.ndim != 1 or array.dtype.kind not in "iu" or array.min() < -batch or array.max() >= batch:
+        raise ArgumentError(
+            f"{label}: rows", got=repr(rows), expected=f"row numbers below {batch}, or {batch} booleans"
+        )
+    return array
+
+
+def as_states(values: Any, dtype: str) -> Any:
+    """Arrays among states as Tensors of the layer's dtype."""
+    return trees.map(lambda x: x if isinstance(x, Tensor) else Tensor(np.asarray(x), dtype), values)

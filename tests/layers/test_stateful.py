@@ -1,0 +1,173 @@
+"""Stateful layers: states from call to call, resets, batch sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import minirnn as mr
+from minirnn.errors import ArgumentError, ShapeError, StateError
+from minirnn.layers import GRU, LSTM, RNN, Input, StackedRNNCells
+from minirnn.layers.cells import GRUCell, LSTMCell
+from minirnn.layers.functional import FunctionGraph
+
+RNG = np.random.default_rng(14)
+B, T, F, U = 3, 6, 2, 4
+
+
+def pair(**options: Any) -> tuple[Any, Any]:
+    """A stateful layer, and one that is not, with the same weights."""
+    held = LSTM(U, stateful=True, return_sequences=True, dtype="float64", **options)
+    plain = LSTM(U, return_sequences=True, return_state=True, dtype="float64", **options)
+    for layer in (held, plain):
+        layer.build((None, None, F))
+    plain.set_weights(held.get_weights())
+    return held, plain
+
+
+def test_pieces_are_the_whole() -> None:
+    held, plain = pair()
+    x = RNG.normal(size=(B, T, F))
+    whole, *final = plain(x)
+    pieces = [held(x[:, :1]), held(x[:, 1:4]), held(x[:, 4:])]
+    np.testing.assert_allclose(np.concatenate([p.numpy() for p in pieces], axis=1), whole.numpy(), atol=1e-14)
+    for got, want in zip(held.states, final, strict=True):
+        np.testing.assert_allclose(got.numpy(), want.numpy(), atol=1e-14)
+
+
+def test_states_are_no_weights_and_carry_no_gradient() -> None:
+    held, _ = pair()
+    x = mr.Tensor(RNG.normal(size=(B, T, F)))
+    with mr.Tape() as tape:
+        tape.watch(x)
+        held(x)
+        second = mr.ops.sum(held(np.zeros((B, 1, F))))
+    assert tape.gradient(second, x) is None
+    assert len(held.weights) == 3
+
+
+def test_reset() -> None:
+    held, plain = pair()
+    x = RNG.normal(size=(B, T, F))
+    first = held(x).numpy()
+    assert not np.array_equal(held(x).numpy(), first)
+    held.reset_states()
+    np.testing.assert_array_equal(held(x).numpy(), first)
+    states = [RNG.normal(size=(B, U)) for _ in range(2)]
+    held.reset_states(states=states)
+    np.testing.assert_array_equal(held(x).numpy(), plain(x, initial_state=states)[0].numpy())
+    held.reset_states()
+    assert held.states is None
+
+
+def test_reset_of_rows() -> None:
+    held, plain = pair()
+    x = RNG.normal(size=(B, T, F))
+    held(x)
+    before = [s.numpy() for s in held.states]
+    for rows in ([1], 1, np.array([False, True, False]), [-2]):
+        held.states = before
+        held.reset_states(rows=rows)
+        for was, now in zip(before, held.states, strict=True):
+            np.testing.assert_array_equal(now.numpy(), was * [[1], [0], [1]])
+    held.reset_states(states=[np.full((2, U), 5.0)] * 2, rows=[0, 2])
+    assert held.states[0].numpy()[:, 0].tolist() == [5, 0, 5]
+    held.reset_states(rows=[])
+    assert held.states[0].numpy()[:, 0].tolist() == [5, 0, 5]
+    for rows in ([3], [0.5], [[0]], [True, False]):
+        with pytest.raises(ArgumentError, match="rows"):
+            held.reset_states(rows=rows)
+
+
+def test_states_before_the_first_call() -> None:
+    held, plain = pair()
+    held.reset_states()
+    held.reset_states(rows=[0])
+    states = [RNG.normal(size=(B, U)) for _ in range(2)]
+    held.reset_states(states=states)
+    x = RNG.normal(size=(B, T, F))
+    np.testing.assert_array_equal(held(x).numpy(), plain(x, initial_state=states)[0].numpy())
+
+
+def test_an_explicit_initial_state_wins_and_is_followed() -> None:
+    held, plain = pair()
+    x = RNG.normal(size=(B, T, F))
+    held(x)
+    states = [RNG.normal(size=(B, U)) for _ in range(2)]
+    wanted, *final = plain(x, initial_state=states)
+    np.testing.assert_array_equal(held(x, initial_state=states).numpy(), wanted.numpy())
+    np.testing.assert_array_equal(held.states[1].numpy(), final[1].numpy())
+
+
+def test_the_batch_size_stays_until_a_reset() -> None:
+    held, _ = pair(name="s")
+    held(np.zeros((B, T, F)))
+    with pytest.raises(StateError, match="(?s)LSTM 's'.*batch size 2.*batch size 3.*reset_states"):
+        held(np.zeros((2, T, F)))
+    with pytest.raises(StateError):
+        held(np.zeros((1, T, F)))
+    held.reset_states()
+    assert held(np.zeros((2, T, F))).shape == (2, T, U)
+
+
+def test_a_batch_size_of_the_input_stays_for_good() -> None:
+    layer = GRU(U, stateful=True)
+    x = Input(batch_shape=(B, None, F))
+    graph = FunctionGraph([x], [layer(x)])
+    assert layer.states is None
+    graph.run([mr.Tensor(np.zeros((B, T, F), "float32"))])
+    layer.reset_states()
+    with pytest.raises(StateError, match="(?s)batch size 2.*batch size 3"):
+        layer(np.zeros((2, T, F)))
+    with pytest.raises(ShapeError):
+        layer.reset_states(states=[np.zeros((2, U))])
+
+
+def test_masked_steps_hold_the_states_between_calls() -> None:
+    held, _ = pair()
+    held(RNG.normal(size=(B, T, F)))
+    before = [s.numpy() for s in held.states]
+    held(RNG.normal(size=(B, 2, F)), mask=np.array([[1, 1], [0, 0], [1, 0]], bool))
+    np.testing.assert_array_equal(held.states[0].numpy()[1], before[0][1])
+    assert not np.array_equal(held.states[0].numpy()[0], before[0][0])
+
+
+def test_reset_is_zero_even_where_the_cell_begins_elsewhere() -> None:
+    class Counter:
+        state_size = 1
+
+        def call(self, x: Any, states: Any) -> Any:
+            return states[0] + x, [states[0] + x]
+
+        def get_initial_state(self, batch_size: int) -> Any:
+            return [np.full((batch_size, 1), 10.0)]
+
+    layer = RNN(Counter(), stateful=True, dtype="float64")
+    x = np.ones((1, 2, 1))
+    assert [layer(x).item(), layer(x).item()] == [12.0, 14.0]
+    layer.reset_states()
+    assert layer(x).item() == 2.0
+
+
+def test_stacked_states() -> None:
+    layer = RNN(StackedRNNCells([LSTMCell(3), GRUCell(2)]), stateful=True)
+    layer(np.ones((B, T, F)))
+    assert [[s.shape for s in cell] for cell in layer.states] == [[(B, 3), (B, 3)], [(B, 2)]]
+    layer.reset_states(states=[[np.ones((B, 3)), np.ones((B, 3))], [np.ones((B, 2))]])
+    layer.reset_states(rows=[0])
+    assert layer.states[1][0].numpy()[:, 0].tolist() == [0, 1, 1]
+
+
+def test_errors() -> None:
+    with pytest.raises(StateError, match="must be stateful"):
+        LSTM(2).reset_states()
+    held, _ = pair()
+    held(np.zeros((B, T, F)))
+    with pytest.raises(StateError, match="has 2 states but was passed 1"):
+        held.reset_states(states=[np.zeros((B, U))])
+    with pytest.raises(ShapeError, match="state_size"):
+        held.reset_states(states=[np.zeros((B, U + 1))] * 2)
+    with pytest.raises(ShapeError, match="another batch size"):
+        held.reset_states(states=[np.zeros((B, U)), np.zeros((B + 1, U))])

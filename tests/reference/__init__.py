@@ -1,0 +1,1 @@
+"""What minirnn's tests compare with: short NumPy code that shares nothing with minirnn."""
