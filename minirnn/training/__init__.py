@@ -1,0 +1,1 @@
+"""Training: losses, metrics, optimizers, callbacks, the loop of fit, and progress."""

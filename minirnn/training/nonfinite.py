@@ -1,0 +1,190 @@
+"""Where a NaN came from: the first layer, and the first time step, whose values are not finite."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..autodiff import trees
+from ..autodiff.tensor import Tensor, Variable
+from ..errors import NonFiniteError
+from ..layers.base import Layer, observe
+from .compiled import Compiled, Goal
+from .data import Batch
+
+
+class Place(NamedTuple):
+    """Where an array first holds NaN or infinity: a row of the batch and, with a time axis, the step."""
+
+    value: float
+    row: int | None
+    step: int | None
+
+    def __str__(self) -> str:
+        where = [f"first at time step {self.step}"] if self.step is not None else []
+        where += [f"in row {self.row} of the batch"] if self.row is not None else []
+        return ", ".join(where)
+
+
+def all_finite(array: np.ndarray) -> bool:
+    """Whether no element is NaN or infinite; one pass in the usual case."""
+    if array.dtype.kind not in "fc":
+        return True
+    flat = array.ravel(order="K")
+    # A sum of squares cannot hide a NaN or an infinity; it may overflow by itself.
+    return bool(np.isfinite(np.dot(flat, flat))) or bool(np.isfinite(array).all())
+
+
+def first_bad(value: Any, mask: Any = None) -> Place | None:
+    """The first place, in time before rows, of an array (batch, time, ...) that counts and is not finite.
+
+    >>> x = np.zeros((2, 3, 1)); x[1, 2] = np.nan
+    >>> first_bad(x)
+    Place(value=nan, row=1, step=2)
+    """
+    array = np.asarray(value)
+    if array.dtype.kind not in "fc":
+        return None
+    bad = ~np.isfinite(array)
+    if mask is not None and mask.shape == array.shape[: mask.ndim]:
+        bad &= np.asarray(mask, dtype=bool).reshape(*mask.shape, *[1] * (array.ndim - mask.ndim))
+    if not bad.any():
+        return None
+    if array.ndim >= 3:
+        by_step = np.moveaxis(bad, 1, 0)
+        step = _first(by_step)
+        row = _first(by_step[step])
+        return Place(float(array[row, step][bad[row, step]][0]), row, step)
+    if array.ndim == 0:
+        return Place(float(array), None, None)
+    row = _first(bad)
+    return Place(float(np.atleast_1d(array[row])[np.atleast_1d(bad[row])][0]), row, None)
+
+
+def _first(bad: np.ndarray) -> int:
+    """The first index along axis 0 with anything bad."""
+    return int(np.argmax(bad.reshape(len(bad), -1).any(axis=1)))
+
+
+class _Witness:
+    """Sees the outputs of every layer of a run and remembers which were not finite, in order."""
+
+    def __init__(self) -> None:
+        self.bad: list[tuple[str, Place]] = []
+        self.masks: list[Tensor] = []
+
+    def __call__(self, label: str, outputs: Any) -> None:
+        for output in trees.flatten(outputs)[0]:
+            if isinstance(output, Tensor) and not output.is_abstract:
+                if output.mask is not None:
+                    self.masks.append(output.mask)
+                place = first_bad(output, output.mask)
+                if place is not None:
+                    self.bad.append((label, place))
+
+    def mask_for(self, array: np.ndarray) -> Tensor | None:
+        """A mask that a layer made for the steps of an array (batch, time, ...)."""
+        return next((mask for mask in self.masks if mask.shape == array.shape[:2]), None)
+
+
+def explain(model: Any, compiled: Compiled, run: Callable[[], Any], batch: Batch, loss: float) -> NonFiniteError:
+    """The error for a batch whose loss is not finite: who is to blame, where, and what to do.
+
+    `run` computes the model's outputs for the batch once more, with the same random numbers and states.
+    """
+    for variable in model.weights:
+        place = first_bad(variable)
+        if place is not None:
+            what = f"the loss is {loss} because the weight {named_weight(model, variable)} holds {place.value}"
+            return _error(what, "a weight was set to it, or an update overflowed")
+    witness = _Witness()
+    with observe(witness):
+        outputs = trees.flatten(run())[0]
+    found = _in_data(batch.input_names, batch.inputs, [witness.mask_for(x) for x in batch.inputs], loss, "input")
+    if found is None and witness.bad:
+        label, place = witness.bad[0]
+        owner, owner_place = _enclosing(model, label, witness.bad) if place.step is None else (label, place)
+        inside = "" if owner == label else f" (inside of it {label})"
+        what = f"the loss is {loss}: {owner} is the first layer whose output is not finite{inside}"
+        return _error(what, f"{place.value}, {owner_place}")
+    masks = [output.mask for output in outputs]
+    names = [goal.name for goal in compiled.goals]
+    found = found or _in_data(names, batch.targets, masks, loss, "target of output")
+    found = found or _in_data(names, batch.weights, masks, loss, "sample weight of output")
+    return found or _in_losses(compiled.goals, outputs, batch, loss)
+
+
+def explain_gradient(
+    model: Any, variables: Sequence[Variable], gradients: Sequence[Any], loss: float
+) -> NonFiniteError:
+    """The error for a step whose loss is finite and whose gradient is not."""
+    bad = [
+        (variable, place)
+        for variable, gradient in zip(variables, gradients, strict=True)
+        if gradient is not None and (place := first_bad(gradient)) is not None
+    ]
+    names = ", ".join(named_weight(model, variable) for variable, _ in bad)
+    return _error(f"the loss is {loss:g}, but the gradient of {names} is not finite", f"{bad[0][1].value}")
+
+
+def explain_update(model: Any, variables: Sequence[Variable], rate: float) -> NonFiniteError:
+    """The error for an update that overflowed."""
+    names = ", ".join(named_weight(model, v) for v in variables if not all_finite(v.value))
+    return _error(f"the update of {names} overflowed, with a finite loss and gradient", f"learning rate {rate:g}")
+
+
+def named_weight(model: Layer, variable: Variable) -> str:
+    """A weight and the innermost layer that holds it, for messages."""
+    owners = [layer for layer in model.all_layers() if any(v is variable for v in layer.weights)]
+    return f"{variable.name!r}" + (f" of {owners[-1].label}" if owners else "")
+
+
+def _error(what: str, got: str) -> NonFiniteError:
+    return NonFiniteError(
+        what,
+        got=got,
+        expected="finite numbers",
+        where="the weights are those from before this step",
+        fix="a smaller learning rate, clipnorm= in the optimizer, or losses with from_logits=True often help",
+    )
+
+
+def _in_data(
+    names: Sequence[str], arrays: Sequence[Any], masks: Sequence[Any], loss: float, role: str
+) -> NonFiniteError | None:
+    for name, array, mask in zip(names, arrays, masks, strict=True):
+        place = None if array is None else first_bad(array if np.ndim(array) != 2 else array[..., None], mask)
+        if place is not None:
+            return NonFiniteError(
+                f"the loss is {loss} because the {role} {name!r} is not finite",
+                got=f"{place.value}, {place}",
+                expected="finite numbers, or a mask that leaves these steps out",
+            )
+    return None
+
+
+def _enclosing(model: Layer, label: str, bad: list[tuple[str, Place]]) -> tuple[str, Place]:
+    """The outermost layer around a cell that was seen step by step: that one knows the time."""
+    for outer in model.all_layers()[1:]:
+        if any(inner.label == label for inner in outer.all_layers()[1:]):
+            place = next((place for seen, place in bad if seen == outer.label), None)
+            if place is not None:
+                return outer.label, place
+    return label, bad[0][1]
+
+
+def _in_losses(goals: Sequence[Goal], outputs: Sequence[Tensor], batch: Batch, loss: float) -> NonFiniteError:
+    for goal, output, target, weight in zip(goals, outputs, batch.targets, batch.weights, strict=True):
+        if goal.loss is None:
+            continue
+        apart = copy.copy(goal.loss)
+        apart.reduction = "none"
+        values = np.asarray(apart(target, output, weight))
+        place = first_bad(values[..., None] if output.ndim >= 3 and values.ndim == 2 else values)
+        if place is not None or not np.isfinite(float(goal.latest[0])):
+            what = f"the loss is {loss}: {goal.loss.name} of output {goal.name!r} overflowed, its inputs are finite"
+            return _error(what, "the sum over the batch" if place is None else f"{place.value}, {place}")
+    return _error(f"the loss is {loss} because a regularizer's penalty is not finite", f"{loss}")
