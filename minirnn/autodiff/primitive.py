@@ -98,7 +98,7 @@ class Primitive:
     rows: Callable[..., str] = map_rows
     per_row: Callable[[Any, list[str]], list[bool]] = map_per_row
     resize: Callable[[dict[str, Any], int], dict[str, Any]] | None = None
-    linear: str | None = None  # "all": linear in all operands together; "each": in each by itself
+    linear: str | None = None  # "all": linear in all floating operands together; "each": in each by itself
     unified: int | None = 0  # from this operand on they must agree in dtype; None: no such rule
     float_only: bool = False  # integers are cast to the default float first
     result_dtype: Any = None

@@ -268,6 +268,7 @@ _take = Primitive(
     form="gather",
     rows=_take_rows,
     per_row=lambda node, classes: [False, False],
+    linear="all",
     unified=None,
     samples=lambda rng: ([rng.normal(size=(5, 3)), rng.integers(0, 5, (2, 4))], {}),
 )
@@ -306,6 +307,7 @@ _scatter_add = Primitive(
     ),
     form="scatter",
     rows=_scatter_rows,
+    linear="all",
     unified=None,
     samples=lambda rng: ([rng.normal(size=(2, 4, 3)), rng.integers(0, 5, (2, 4))], {"size": 5}),
 )

@@ -1,0 +1,95 @@
+"""minirnn: write one time step, get the whole sequence: forward, backward, masked, stateful.
+
+The tape and `scan` are imported at once, layers, models and training when they are first asked for,
+so that `import minirnn` stays quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .autodiff import Tape, Tensor, Variable, ops, random
+from .autodiff.random import seed
+from .autodiff.transforms import grad, hvp, jacobian, jvp, per_sample_grad, value_and_grad, vjp
+from .config import default_dtype, engine, show_config
+from .scan import scan
+from .version import __version__
+
+if TYPE_CHECKING:
+    from . import layers, models
+    from .layers import activations, constraints, initializers, regularizers
+    from .layers.container import RecurrentContainer, RecurrentUnit
+    from .layers.registry import custom_object_scope, register
+    from .layers.states import TensorShape
+    from .training import callbacks, losses, metrics, optimizers, schedules
+
+# Where the names live that are imported on first use; a module stands for itself.
+_LATER = {
+    "layers": "layers",
+    "models": "models",
+    "activations": "layers.activations",
+    "constraints": "layers.constraints",
+    "initializers": "layers.initializers",
+    "regularizers": "layers.regularizers",
+    "callbacks": "training.callbacks",
+    "losses": "training.losses",
+    "metrics": "training.metrics",
+    "optimizers": "training.optimizers",
+    "schedules": "training.schedules",
+    "RecurrentContainer": "layers.container",
+    "RecurrentUnit": "layers.container",
+    "TensorShape": "layers.states",
+    "custom_object_scope": "layers.registry",
+    "register": "layers.registry",
+}
+
+__all__ = [
+    "RecurrentContainer",
+    "RecurrentUnit",
+    "Tape",
+    "Tensor",
+    "TensorShape",
+    "Variable",
+    "__version__",
+    "activations",
+    "callbacks",
+    "constraints",
+    "custom_object_scope",
+    "default_dtype",
+    "engine",
+    "grad",
+    "hvp",
+    "initializers",
+    "jacobian",
+    "jvp",
+    "layers",
+    "losses",
+    "metrics",
+    "models",
+    "ops",
+    "optimizers",
+    "per_sample_grad",
+    "random",
+    "register",
+    "regularizers",
+    "scan",
+    "schedules",
+    "seed",
+    "show_config",
+    "value_and_grad",
+    "vjp",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'minirnn' has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_LATER[name]}")
+    value = module if _LATER[name].rpartition(".")[2] == name else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
