@@ -20,6 +20,7 @@ nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_execution_timeout = 300
+nb_merge_streams = True
 
 # Docstrings write code in single backticks.
 default_role = "code"
@@ -29,16 +30,24 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 
 html_theme = "furo"
 html_title = f"minirnn {release}"
+html_static_path = ["_static"]
+html_css_files = ["page.css"]
 
 
 def escape_prose(app, what, name, obj, options, lines: list[str]) -> None:
-    """Keep reStructuredText from reading markup into docstrings, which are prose with code in backticks."""
+    """Keep reStructuredText from reading markup into docstrings, which are prose with code in backticks.
+
+    What is indented after a paragraph that ends with a colon is code as well.
+    """
     verbatim, before = "", ""
     for number, line in enumerate(lines):
+        blank_above = number > 0 and not lines[number - 1]
         if line.lstrip().startswith(">>>"):
             verbatim = "an example"
-        elif before.endswith("::"):
+        elif not verbatim and blank_above and before.endswith(":") and line.startswith("    "):
             verbatim = "a literal block"
+            if not before.endswith("::"):
+                lines[number - 2] += ":"
         elif (verbatim == "an example" and not line) or (verbatim == "a literal block" and re.match(r"\S", line)):
             verbatim = ""
         before = line or before

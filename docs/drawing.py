@@ -1,12 +1,12 @@
-"""Pictures for the pages: graphs and unrolled steps as inline SVG, plots of matplotlib in the page's own colours.
+"""Pictures for the pages, as inline SVG: tapes and step graphs in layers, steps unrolled over time.
 
-Everything here becomes part of the HTML page, so that its colours follow the page's light or dark theme.
+The drawings become part of the HTML page, so that their colours follow its light or dark theme.
 """
 
 from __future__ import annotations
 
 import html
-import io
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +16,11 @@ FAINT = "var(--color-foreground-muted, #777)"
 PAPER = "var(--color-background-primary, #fff)"
 MONO = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 # Mid-tones that can be read on light and on dark paper, also by the colour-blind (after Okabe and Ito).
-HUES = {"before": "#3a86c8", "loop": "#d9822b", "after": "#2a9d74", "carry": "#d9822b", "plain": "#8a8f98", "red": "#cc4c4c"}
-PLOT = ["#3a86c8", "#d9822b", "#2a9d74", "#b05fa8", "#8a8f98", "#cc4c4c"]
+HUES = {"before": "#3a86c8", "loop": "#d9822b", "after": "#2a9d74", "carry": "#d9822b", "plain": "#8a8f98"}
 LETTER = 6.9  # width of a monospaced letter of 11.5 px
-LINE = 15
+LINE = 15  # from one line of text to the next
+GAP = 14  # between neighbours in a layer
+BEND = 5  # half the room of a long edge on its way through a layer
 
 
 class Picture:
@@ -54,6 +55,20 @@ class Picture:
             self.text(x, first + LINE * i, line, bold=i == 0, colour=INK if i == 0 else FAINT)
         self._cover(x + w / 2 + 2, y + h / 2 + 2)
 
+    def bar(self, left: float, y: float, right: float, text: str) -> None:
+        """A wide box from left to right."""
+        self.parts.append(
+            f'<rect x="{left:.1f}" y="{y - 12:.1f}" width="{right - left:.1f}" height="24" rx="12" fill="{PAPER}" '
+            f'stroke="{HUES["before"]}" stroke-width="1.5"/>'
+        )
+        self.text((left + right) / 2, y + 4, text, bold=True)
+        self._cover(right + 2, y + 14)
+
+    def carry(self, start: float, end: float, y: float, text: str) -> None:
+        """A level arrow in the carry's colour, with a text above it."""
+        self.corner_arrow([(start, y), (end, y)], HUES["carry"])
+        self.text((start + end) / 2 - 3, y - 7, text, colour=HUES["carry"])
+
     def text(
         self, x: float, y: float, text: str, anchor: str = "middle", colour: str = INK, bold: bool = False
     ) -> None:
@@ -71,13 +86,16 @@ class Picture:
         for (x0, y0), (x1, y1) in zip(points, points[1:]):
             middle = (y0 + y1) / 2
             flat = abs(y1 - y0) < 1
-            path += f" L{x1:.1f},{y1:.1f}" if flat else f" C{x0:.1f},{middle:.1f} {x1:.1f},{middle:.1f} {x1:.1f},{y1:.1f}"
+            path += (
+                f" L{x1:.1f},{y1:.1f}" if flat else f" C{x0:.1f},{middle:.1f} {x1:.1f},{middle:.1f} {x1:.1f},{y1:.1f}"
+            )
         self._line(path, points[-2:], colour, dashed)
 
     def corner_arrow(self, points: Sequence[tuple[float, float]], colour: str, dashed: bool = False) -> None:
         """A line with straight segments through points, with a head at its end."""
         path = "M" + " L".join(f"{x:.1f},{y:.1f}" for x, y in points)
         self._line(path, points[-2:], colour, dashed)
+        self._cover(max(x for x, _ in points) + 2, 0)
 
     def _line(self, path: str, end: Sequence[tuple[float, float]], colour: str, dashed: bool) -> None:
         dash = ' stroke-dasharray="5 4"' if dashed else ""
@@ -121,7 +139,9 @@ class Item:
     band: int = 0
 
 
-def draw_graph(label: str, items: Sequence[Item], bands: Sequence[tuple[str, str]] = (), turns: Sequence[tuple[Any, Any]] = ()) -> Picture:
+def draw_graph(
+    label: str, items: Sequence[Item], bands: Sequence[tuple[str, str]] = (), turns: Sequence[tuple[Any, Any]] = ()
+) -> Picture:
     """A graph from top to bottom in layers; bands (title, kind) lie under one another.
 
     turns: pairs of keys (from, to) that an arrow on the right leads back up, as a carry goes to the next step.
@@ -138,16 +158,20 @@ def draw_graph(label: str, items: Sequence[Item], bands: Sequence[tuple[str, str
     for number, (title, kind) in enumerate(bands):
         top, bottom = edges[number]
         picture.band(0, top, max(width + margin, 40 + LETTER * len(title)), bottom - top, title, kind)
+    tall = [max(box_size(lines[key])[1] for key in row if lines[key]) for row in rows]
+    layer = {key: i for i, row in enumerate(rows) for key in row}
     for route in routes:
-        points = [(x[key], y[key]) for key in route]
-        half_start, half_end = box_size(lines[route[0]])[1] / 2, box_size(lines[route[-1]])[1] / 2
-        points[0] = (points[0][0], points[0][1] + half_start)
-        points[-1] = (points[-1][0], points[-1][1] - half_end)
-        picture.arrow(points)
+        # From the lower edge of a box, straight past the boxes of the layers between, to an upper edge.
+        points = [(x[route[0]], y[route[0]] + box_size(lines[route[0]])[1] / 2)]
+        for key in route[1:-1]:
+            points += [(x[key], y[key] - tall[key[3]] / 2), (x[key], y[key] + tall[key[3]] / 2)]
+        picture.arrow([*points, (x[route[-1]], y[route[-1]] - box_size(lines[route[-1]])[1] / 2)])
     for i, (start, end) in enumerate(turns):
-        right = width + 10 + 12 * i
-        out, back = x[start] + box_size(lines[start])[0] / 2, x[end] + box_size(lines[end])[0] / 2
-        path = [(out, y[start]), (right, y[start]), (right, y[end]), (back, y[end])]
+        # Out to the right, up beside everything, and back in the gap above the row of the target.
+        right, upper = width + 10 + 12 * i, y[end] - box_size(lines[end])[1] / 2
+        gap = y[end] - tall[layer[end]] / 2 - 9
+        out = x[start] + box_size(lines[start])[0] / 2
+        path = [(out, y[start]), (right, y[start]), (right, gap), (x[end], gap), (x[end], upper)]
         picture.corner_arrow(path, HUES["carry"], dashed=True)
     for item in items:
         picture.box(x[item.key], y[item.key], item.lines, item.kind, item.round_)
@@ -220,19 +244,22 @@ def _untangle(rows: list[list[Any]], routes: list[list[Any]]) -> None:
 def _columns(rows: list[list[Any]], routes: list[list[Any]], lines: dict[Any, list[str]]) -> dict[Any, float]:
     """The x of each key: near the mean of its neighbours, without overlap."""
     above, below = _neighbours(routes)
-    half = {key: box_size(lines[key])[0] / 2 if lines[key] else 5 for row in rows for key in row}
+    half = {key: box_size(lines[key])[0] / 2 if lines[key] else BEND for row in rows for key in row}
     x: dict[Any, float] = {}
     for row in rows:
         at = 0.0
         for key in row:
             x[key] = at + half[key]
-            at += 2 * half[key] + 14
-    for sweep in range(40):
+            at += 2 * half[key] + GAP
+    for sweep in range(200):
         for row in rows if sweep % 2 == 0 else reversed(rows):
             wish = {}
             for key in row:
                 linked = above.get(key, []) + below.get(key, [])
-                wish[key] = sum(x[k] for k in linked) / len(linked) if linked else x[key]
+                # Long edges want to be straight more than boxes want to be in the middle.
+                weights = [8 if not lines[k] and not lines[key] else 1 for k in linked]
+                total = sum(weight * x[k] for weight, k in zip(weights, linked))
+                wish[key] = total / sum(weights) if linked else x[key]
             _spread(row, wish, half, x)
     left = min(x[key] - half[key] for row in rows for key in row)
     return {key: value - left + 14 for key, value in x.items()}
@@ -240,27 +267,26 @@ def _columns(rows: list[list[Any]], routes: list[list[Any]], lines: dict[Any, li
 
 def _spread(row: list[Any], wish: dict[Any, float], half: dict[Any, float], x: dict[Any, float]) -> None:
     """Places as near to the wishes as their order and widths allow: groups that touch move to their mean."""
-    groups: list[tuple[list[Any], float, float]] = []  # members, offset-corrected mean, width before the next
+
+    def offsets(members: list[Any]) -> list[float]:
+        gaps = [half[a] + half[b] + GAP for a, b in zip(members, members[1:])]
+        return list(itertools.accumulate(gaps, initial=0.0))
+
+    groups: list[tuple[list[Any], float]] = []  # members, and the place of the first
     for key in row:
-        members, mean = [key], wish[key]
+        members, first = [key], wish[key]
         while groups:
-            before, before_mean, _ = groups[-1]
-            end = before_mean + sum(half[a] + half[b] + 14 for a, b in zip(before, before[1:]))
-            if mean >= end + half[before[-1]] + half[members[0]] + 14:
+            before, start = groups[-1]
+            if first >= start + offsets([*before, members[0]])[-1]:
                 break
             groups.pop()
             members = before + members
-            offsets, at = [], 0.0
-            for i, k in enumerate(members):
-                at += half[members[i - 1]] + half[k] + 14 if i else 0
-                offsets.append(at)
-            mean = sum(wish[k] - o for k, o in zip(members, offsets)) / len(members)
-        groups.append((members, mean, 0.0))
-    for members, mean, _ in groups:
-        at = mean
-        for i, key in enumerate(members):
-            at += half[members[i - 1]] + half[key] + 14 if i else 0
-            x[key] = at
+            weights = [1 if half[k] > BEND else 6 for k in members]
+            firsts = [wish[k] - o for k, o in zip(members, offsets(members))]
+            first = sum(w * f for w, f in zip(weights, firsts)) / sum(weights)
+        groups.append((members, first))
+    for members, first in groups:
+        x.update((key, first + o) for key, o in zip(members, offsets(members)))
 
 
 def _heights(
@@ -269,13 +295,13 @@ def _heights(
     band_of = {item.key: item.band for item in items}
     y: dict[Any, float] = {}
     edges: dict[int, tuple[float, float]] = {}
-    at, current = 2.0, -1
+    at, current = 2.0 if banded else 16.0, -1
     for row in rows:
         number = max((band_of[key] for key in row if key in band_of), default=current)
         if banded and number != current:
             at += 0 if current < 0 else 10
             edges[number] = (at, at)
-            at += 26
+            at += 34
             current = number
         height = max(box_size(lines[key])[1] for key in row if lines[key])
         for key in row:
@@ -287,7 +313,12 @@ def _heights(
 
 
 # step graphs and tapes ---------------------------------------------------------------------------
-def node_items(nodes: Iterable[Any], names: dict[int, str], given: Iterable[Any] = (), kinds: dict[int, tuple[str, int]] | None = None) -> list[Item]:
+def node_items(
+    nodes: Iterable[Any],
+    names: dict[int, str],
+    given: Iterable[Any] = (),
+    kinds: dict[int, tuple[str, int]] | None = None,
+) -> list[Item]:
     """Boxes for nodes: the names of the outputs above the call; operands that no box stands for are only named."""
     from minirnn import Tensor
 
@@ -306,8 +337,11 @@ def node_items(nodes: Iterable[Any], names: dict[int, str], given: Iterable[Any]
 def draw_step_graph(graph: Any, label: str = "a step graph") -> Picture:
     """A step graph from its inputs down to its results; what it closes over is named only."""
     names = graph.names()
-    given = [*graph.carry_in, *graph.xs]
-    items = [Item(id(t), [names[id(t)]], [], "carry" if id(t) in carried else "before", round_=True) for t in given]
+    given, carried = [*graph.carry_in, *graph.xs], len(graph.carry_in)
+    items = [
+        Item(id(t), [names[id(t)]], [], "carry" if place < carried else "before", round_=True)
+        for place, t in enumerate(given)
+    ]
     items += node_items(graph.nodes, names, given)
     makers = {id(out): id(node) for node in graph.nodes for out in node.outputs}
     turns = [(makers[id(b)], id(a)) for a, b in zip(graph.carry_in, graph.carry_out) if id(b) in makers]
@@ -327,16 +361,14 @@ def draw_split(graph: Any, parts: Any, label: str = "the three parts of a scan")
         for t in node.tensors:
             readers.setdefault(id(t), []).append(kinds[id(node)][1])
     items = [
-        Item(id(t), [names[id(t)]], [], "carry" if t in graph.carry_in else "before", True, min(readers[id(t)]))
-        for t in given
+        Item(id(t), [names[id(t)]], [], "carry" if place < len(graph.carry_in) else "before", True, min(readers[id(t)]))
+        for place, t in enumerate(given)
         if id(t) in readers
     ]
     items += node_items(nodes, names, [t for t in given if id(t) in readers], kinds)
     makers = {id(out): id(node) for node in nodes for out in node.outputs}
     turns = [
-        (makers[id(b)], id(a))
-        for a, b in zip(graph.carry_in, graph.carry_out)
-        if id(b) in makers and id(a) in readers
+        (makers[id(b)], id(a)) for a, b in zip(graph.carry_in, graph.carry_out) if id(b) in makers and id(a) in readers
     ]
     titles = [
         ("before: once, for all time steps", "before"),
@@ -346,82 +378,63 @@ def draw_split(graph: Any, parts: Any, label: str = "the three parts of a scan")
     return draw_graph(label, items, titles, turns)
 
 
+def draw_tape(tape: Any, target: Any, named: dict[str, Any], label: str) -> Picture:
+    """A tape's nodes with their places in the list, their values (of single numbers) and their cotangents."""
+    from minirnn import Tensor
+    from minirnn.autodiff.tensor import identity
+
+    names = {id(t): name for name, t in named.items()}
+    items = [Item(id(t), [name, f"value {t.item():.4f}"], [], "before", round_=True) for name, t in named.items()]
+    for number, node in enumerate(tape.nodes):
+        names[id(node.outputs[0])] = f"v{number}"
+    outs = [node.outputs[0] for node in tape.nodes]
+    cts = tape.gradient(target, [*named.values(), *outs])
+    for item, ct in zip(items, cts):
+        item.lines.append(f"ct    {ct.item():.4f}")
+    for number, (node, ct) in enumerate(zip(tape.nodes, cts[len(named) :])):
+        keys = [id(identity(x)) if isinstance(x, Tensor) else None for x in node.inputs]
+        operands = ", ".join(f"{x:g}" if key is None else names[key] for key, x in zip(keys, node.inputs))
+        lines = [f"{number}: v{number} = {node.primitive.name}({operands})"]
+        lines += [f"value {node.outputs[0].item():.4f}", f"ct    {ct.item():.4f}"]
+        items.append(Item(id(node.outputs[0]), lines, [key for key in keys if key in names], "plain"))
+    return draw_graph(label, items)
+
+
 # unrolled steps ----------------------------------------------------------------------------------
 def draw_unrolled(
     label: str,
-    steps: Sequence[str],
-    above: Sequence[Sequence[str]],
     inside: str,
-    below: Sequence[Sequence[str]],
+    xs: Sequence[str],
+    ys: Sequence[str],
     carry: Sequence[str],
-    constants: str = "",
+    constant: str = "",
 ) -> Picture:
-    """The same step at each time: inputs above, outputs below, the carry from left to right.
+    """The same step at each time: x from above, y out below, the carry from left to right.
 
-    above, below: rows of texts, one a step ("" for nothing); carry: one text more than steps; constants:
-    the text of a bar that feeds every step.
+    xs, ys: one text a step, "" for nothing; carry: one text more; constant: a bar above that feeds every step.
     """
-    wide = max([len(inside), *[len(c) for c in carry], *[len(t) for row in [*above, *below] for t in row]])
-    pitch = max(LETTER * wide + 74, 118)
     picture = Picture(label)
-    left, row_height = LETTER * len(carry[0]) + 30, 40
-    middle = 18 + row_height * len(above) + (46 if constants else 0)
-    for i, step in enumerate(steps):
-        x = left + pitch * i + 40
-        picture.box(x, middle, [inside, step] if step else [inside], "loop")
-        half = box_size([inside, step] if step else [inside])
-        for j, row in enumerate(above):
-            if row[i]:
-                y = 18 + row_height * j
-                picture.box(x, y, [row[i]], "before", round_=True)
-                if j == len(above) - 1:
-                    picture.arrow([(x, y + 12), (x, middle - half[1] / 2)])
-        for j, row in enumerate(below):
-            if row[i]:
-                y = middle + 48 + row_height * j
-                picture.box(x, y, [row[i]], "after", round_=True)
-                if j == 0:
-                    picture.arrow([(x, middle + half[1] / 2), (x, y - 12)])
-        start = x - pitch + half[0] / 2 if i else 2
-        picture.corner_arrow([(start, middle), (x - half[0] / 2, middle)], HUES["carry"])
-        picture.text((start + x - half[0] / 2) / 2, middle - 7, carry[i], colour=HUES["carry"])
-        if i == len(steps) - 1:
-            end = x + half[0] / 2 + 24 + LETTER * len(carry[-1])
-            picture.corner_arrow([(x + half[0] / 2, middle), (end, middle)], HUES["carry"])
-            picture.text((x + half[0] / 2 + end) / 2 - 3, middle - 7, carry[-1], colour=HUES["carry"])
+    aside = 24 if constant else 0  # the constant's arrow comes down beside the x
+    wide = max(LETTER * max(map(len, [*xs, *ys])) + 30 + 2 * aside, 62 + LETTER * max(map(len, carry)) + 26)
+    left = LETTER * len(carry[0]) + 60
+    bar, top = 14, 56 if constant else 14
+    middle = (top if any(xs) else bar) + 62
+    half_width, half_height = (size / 2 for size in box_size([inside, "t = 0"]))
+    places = [left + wide * i for i in range(len(xs))]
+    if constant:
+        picture.bar(places[0] - 40, bar, places[-1] + 40, constant)
+    for i, (x, above, under) in enumerate(zip(places, xs, ys)):
+        picture.box(x, middle, [inside, f"t = {i}"], "loop")
+        if constant:
+            down = x - 20 if any(xs) else x
+            picture.arrow([(down, bar + 12), (down, middle - half_height)])
+        if above:
+            picture.box(x + aside, top, [above], "before", round_=True)
+            picture.arrow([(x + aside / 2, top + 12), (x + aside / 2, middle - half_height)])
+        if under:
+            picture.arrow([(x, middle + half_height), (x, middle + 50)])
+            picture.box(x, middle + 62, [under], "after", round_=True)
+        start = places[i - 1] + half_width if i else 2
+        picture.carry(start, x - half_width, middle, carry[i])
+    picture.carry(places[-1] + half_width, places[-1] + half_width + 34 + LETTER * len(carry[-1]), middle, carry[-1])
     return picture
-
-
-# plots -------------------------------------------------------------------------------------------
-_STAND_IN = "#010203"  # a colour that no plot uses, for the page's own
-
-
-def axes(columns: int = 1, height: float = 2.8, width: float = 7.2, **options: Any) -> Any:
-    """A figure and its axes, in the page's colours; give the figure to `show`."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    import matplotlib.pyplot as plt
-
-    settings = {
-        "axes.edgecolor": _STAND_IN, "axes.labelcolor": _STAND_IN, "xtick.color": _STAND_IN, "ytick.color": _STAND_IN,
-        "text.color": _STAND_IN, "axes.spines.top": False, "axes.spines.right": False, "font.size": 9.5,
-        "axes.prop_cycle": plt.cycler(color=PLOT), "svg.fonttype": "none", "legend.frameon": False,
-        "font.family": "sans-serif", "figure.constrained_layout.use": True, "axes.titlesize": 9.5,
-    }  # fmt: skip
-    plt.rcParams.update(settings)
-    return plt.subplots(1, columns, figsize=(width, height), **options)
-
-
-def show(figure: Any, label: str) -> Any:
-    """The figure as part of the page."""
-    import matplotlib.pyplot as plt
-    from IPython.display import HTML
-
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    plt.close(figure)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :].replace(_STAND_IN, INK)
-    text = text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" style="max-width: 100%; height: auto" ', 1)
-    return HTML(text)

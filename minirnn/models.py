@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from . import serialization
-from .autodiff import ops, trees
+from .autodiff import trees
 from .autodiff.tensor import Tensor
 from .errors import ArgumentError, DtypeError, FormatError, MinirnnError, ShapeError
 from .layers import registry
 from .layers.base import Layer, shape_text, unique
-from .layers.functional import FunctionGraph, Input, InputLayer, SymbolicTensor
+from .layers.functional import FunctionGraph, Input, InputLayer, SymbolicTensor, adapted
 from .training import checkpoint
 from .training.trainer import Trainer
 
@@ -137,7 +137,7 @@ class Model(Trainer, Layer):
             )
         if value.dtype.kind == "f" and symbol.dtype.kind == "f" and value.dtype != symbol.dtype:
             raise DtypeError(where, got=value.dtype, expected=symbol.dtype, fix=f'cast it: x.astype("{symbol.dtype}")')
-        return _adapted(value, symbol.dtype, where)
+        return adapted(value, symbol.dtype, where)
 
     def call(self, inputs: Any) -> Any:
         """The outputs for `inputs`, in the structure that the model was made with."""
@@ -179,17 +179,6 @@ class Model(Trainer, Layer):
             name=config.get("name"),
             trainable=config.get("trainable", True),
         )
-
-
-def _adapted(value: Any, dtype: np.dtype[Any], where: str) -> Any:
-    """Integers and booleans for a float Input become floats, whole floats for an integer Input integers."""
-    kinds = value.dtype.kind, dtype.kind
-    if kinds[0] == kinds[1] or (kinds[0] in "iu" and kinds[1] in "iu") or kinds[0] == "c":
-        return value
-    if kinds[1] in "iu" and kinds[0] == "f" and isinstance(value, Tensor) and not value.is_abstract:
-        if (value.numpy() % 1 != 0).any():
-            raise DtypeError(where, got=f"{value.dtype} with fractions", expected=dtype)
-    return ops.cast(value, dtype)
 
 
 def _unique_names(tensors: list[SymbolicTensor]) -> list[str]:
@@ -302,12 +291,12 @@ class Sequential(Model):
     def get_config(self) -> dict[str, Any]:
         begin = self._begin
         shape = {} if begin is None else {"batch_input_shape": list(begin.shape), "input_dtype": begin.dtype.name}
-        layers = [registry.serialize(layer) for layer in self._stack]
+        layers = registry.serialize_all(self._stack)
         return {"name": self.name, "trainable": self.trainable, **shape, "layers": layers}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Any:
-        layers = [registry.deserialize(entry, "layer", custom_objects) for entry in config["layers"]]
+        layers = registry.deserialize_all(config["layers"], "layer", custom_objects)
         shape = config.get("batch_input_shape")
         begin = [] if shape is None else [Input(batch_shape=shape, dtype=config.get("input_dtype"))]
         return cls([*begin, *layers], name=config.get("name"), trainable=config.get("trainable", True))

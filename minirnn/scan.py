@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +12,11 @@ from . import config
 from .autodiff import elementwise, ops, random, structure, trees
 from .autodiff.primitive import MIXED, SHARED, Primitive
 from .autodiff.tensor import Tensor, abstract, apply, as_tensor, is_recorded
-from .errors import ArgumentError, ShapeError
+from .errors import ArgumentError, ShapeError, TraceError
 from .stepgraph import interpret
-from .stepgraph.adjoint import adjoint, is_float, linearize
-from .stepgraph.graph import StepGraph
-from .stepgraph.trace import check_result, trace_step
+from .stepgraph.adjoint import adjoint, gradient_graph, is_float, linearize
+from .stepgraph.graph import StepGraph, prune
+from .stepgraph.trace import Traced, check_result, trace_step, trace_whole_step
 
 
 def scan(
@@ -36,7 +36,9 @@ def scan(
     mask: bool (T, B); where it is False the carry is held, y repeats the previous one (zeros before
     the first), and x is not looked at.  checkpoint=k keeps every k-th carry for the gradient and
     computes the rest again.  engine: see `minirnn.engine`.  What the step closes over is
-    differentiated too.  Without mask it is this loop:
+    differentiated too.  All engines but "reference" run the step's Python only once, on shapes, and
+    remember what it did: random numbers come from `minirnn.random`, not NumPy.  Without mask it is
+    this loop:
 
         carry, ys = init, []
         for t in range(T):
@@ -52,10 +54,12 @@ def scan(
     >>> running.numpy().ravel().tolist()
     [1.0, 3.0, 7.0]
     """
+    if not callable(step):
+        raise ArgumentError("scan: step", got=repr(step), expected="a function (carry, x) -> (carry, y)")
+    if checkpoint is not None and not _is_count(checkpoint, 1):
+        raise ArgumentError("scan: checkpoint", got=repr(checkpoint), expected="a number of steps, 1 or more")
     carry, sequences, steps = _inputs(init, xs, length)
-    valid = None if mask is None else _mask(mask, carry[0] + sequences[0], steps, bool(sequences[0]))
-    if checkpoint is not None and (not isinstance(checkpoint, (int, np.integer)) or checkpoint < 1):
-        raise ArgumentError("scan: checkpoint", got=checkpoint, expected="a number of steps, 1 or more")
+    valid = None if mask is None else _mask(mask, carry[0], sequences[0], steps)
     run = _Masked(step) if valid is not None else step
     if valid is not None:
         sequences = trees.flatten((valid, trees.unflatten(sequences[1], sequences[0])))
@@ -70,7 +74,65 @@ def scan(
     return trees.unflatten(carry[1], final), trees.unflatten(y_form, ys)
 
 
+def scan_values(
+    step: Callable[[Any, Any], tuple[Any, Any]],
+    init: Any,
+    xs: Any,
+    names: Sequence[str] | None = None,
+    length: int | None = None,
+) -> dict[str, Tensor]:
+    """The values to which the step's source gives a name, over all time steps: {name: (T, B, ...)}.
+
+    Takes what `scan` takes; a name that is assigned more than once stands for the last value.
+    names: those wanted, all by default.  Raises ArgumentError if one of them is not there.
+
+    >>> import numpy as np
+    >>> def step(h, x):
+    ...     gate = ops.sigmoid(x)
+    ...     new = gate * h + x
+    ...     return new, None
+    >>> values = scan_values(step, np.zeros(1), np.array([[0.0], [2.0]]), names=["gate", "new"])
+    >>> values["new"].numpy().ravel().tolist()
+    [0.0, 2.0]
+    """
+    carry, sequences, steps = _inputs(init, xs, length)
+    traced, reachable = trace_whole_step(step, carry, _one_step(sequences))
+    found = traced.graph.named_values()
+    unknown = [name for name in names or () if name not in found]
+    if unknown:
+        raise ArgumentError("scan_values: the step has no value of this name", got=unknown, expected=sorted(found))
+    wanted = {name: found[name] for name in (found if names is None else names)}
+    graph = prune(replace(traced.graph, ys=tuple(wanted.values()), cache={}))
+    inputs, closed = _run_inputs(traced, sequences[0], reachable, steps, None)
+    outputs = run_graph(graph, carry[0], inputs, closed, steps, False)
+    return dict(zip(wanted, outputs[len(carry[0]) :], strict=True))
+
+
+def step_graph(step: Callable[[Any, Any], tuple[Any, Any]], init: Any, xs: Any, pass_: str = "forward") -> StepGraph:
+    """The step as recorded on shapes; `str()` prints it one node a line, with the source line of each.
+
+    Takes what `scan` takes.  pass_="backward" gives the step of the gradient, which reads the
+    residuals and runs over time in the other direction.  Raises as `scan` does.
+
+    >>> import numpy as np
+    >>> print(step_graph(lambda h, x: (h * x, None), np.zeros((2, 3)), np.zeros((5, 2, 3))))
+    carry: h: f64(2, 3)
+    x: x: f64(2, 3)
+    closed: nothing
+      v2 = multiply(h, x) ...
+    carry -> v2
+    y -> nothing
+    sum -> nothing
+    """
+    if pass_ not in ("forward", "backward"):
+        raise ArgumentError("step_graph: pass_", got=repr(pass_), expected='"forward" or "backward"')
+    carry, sequences, _ = _inputs(init, xs, None if trees.flatten(xs)[0] else 1)
+    graph = trace_step(step, carry, _one_step(sequences))[0].graph
+    return graph if pass_ == "forward" else gradient_graph(graph)
+
+
 Leaves = tuple[list[Tensor], Any]
+Results = tuple[list[Tensor], list[Tensor], Any]  # carry, ys, form of y
 
 
 def _inputs(init: Any, xs: Any, length: int | None) -> tuple[Leaves, Leaves, int]:
@@ -86,22 +148,30 @@ def _inputs(init: Any, xs: Any, length: int | None) -> tuple[Leaves, Leaves, int
     if not lengths and length is None:
         raise ArgumentError("scan: without xs, length is needed", got="xs=None and length=None", expected="length=T")
     steps = lengths.pop() if lengths else length
-    if length is not None and (steps != length or not isinstance(length, (int, np.integer)) or length < 0):
-        raise ArgumentError("scan: length", got=length, expected=f"{steps}, the length of xs" if x_leaves else ">= 0")
+    if length is not None and not (_is_count(length, 0) and steps == length):
+        expected = f"{steps}, the length of xs" if x_leaves else "a number of steps, 0 or more"
+        raise ArgumentError("scan: length", got=repr(length), expected=expected)
     assert steps is not None
     return (carry, carry_form), (sequences, x_form), int(steps)
 
 
-def _mask(mask: Any, leaves: list[Tensor], steps: int, has_xs: bool) -> Tensor:
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= least
+
+
+def _mask(mask: Any, carry: list[Tensor], xs: list[Tensor], steps: int) -> Tensor:
     valid = as_tensor(mask)
     valid = valid if valid.dtype.kind == "b" else ops.not_equal(valid, 0)
     if valid.ndim == 3 and valid.shape[2] == 1:
         valid = ops.reshape(valid, valid.shape[:2])
-    batch = leaves[0].shape[0] if leaves[0].shape else None
-    if has_xs:
-        batch = leaves[-1].shape[1] if leaves[-1].ndim > 1 else None
-    if valid.shape != (steps, batch):
-        raise ShapeError("scan: mask", got=valid.shape, expected=f"(T={steps}, B={batch})")
+    for what, leaf, axes in [*(("x", x, x.shape[1:]) for x in xs), *(("carry", c, c.shape) for c in carry)]:
+        if not axes:
+            expected = "(T, B, ...)" if what == "x" else "(B, ...)"
+            raise ShapeError(f"scan: with a mask every {what} has a batch axis", got=leaf.shape, expected=expected)
+        if valid.shape != (steps, axes[0]):
+            raise ShapeError(f"scan: the mask does not fit the {what}", got=valid.shape, expected=(steps, axes[0]))
+    if valid.ndim != 2 or valid.shape[0] != steps:
+        raise ShapeError("scan: mask", got=valid.shape, expected=f"(T={steps}, B)")
     return valid
 
 
@@ -126,7 +196,9 @@ class _Masked:
         new, y = check_result(result, form, old)
         y = trees.map(as_tensor, y)
         for leaf in trees.flatten(y)[0]:
-            _check_rows(valid, leaf, "y")
+            if leaf.shape[:1] != valid.shape:
+                expected = f"(B={valid.shape[0]}, ...)"
+                raise ShapeError("scan: with a mask every y has a batch axis", got=leaf.shape, expected=expected)
         held = [elementwise.select(_along(valid, b), a, b) for a, b in zip(new, old, strict=True)]
         return trees.unflatten(form, held), y
 
@@ -137,17 +209,7 @@ def _zero(value: Tensor) -> Any:
 
 def _along(valid: Tensor, value: Tensor) -> Tensor:
     """The mask of a step with axes of size 1 for the features of `value`."""
-    _check_rows(valid, value, "carry and x")
     return structure.reshape(valid, valid.shape + (1,) * (value.ndim - 1))
-
-
-def _check_rows(valid: Tensor, value: Tensor, what: str) -> None:
-    if value.shape[:1] != valid.shape:
-        raise ShapeError(
-            f"scan: with a mask every {what} has the batch as its first axis",
-            got=value.shape,
-            expected=f"(B={valid.shape[0]}, ...)",
-        )
 
 
 def hold(ys: Tensor, valid: Tensor, reverse: bool) -> Tensor:
@@ -188,7 +250,7 @@ _last_valid = Primitive(
 
 
 # the reference engine ----------------------------------------------------------------------------
-def _reference(step: Any, carry: Leaves, xs: Leaves, steps: int, reverse: bool) -> tuple[list[Tensor], list[Tensor], Any]:
+def _reference(step: Any, carry: Leaves, xs: Leaves, steps: int, reverse: bool) -> Results:
     """The loop of the docstring, eager on the tape: any Python is allowed in the step."""
     if steps == 0:
         return _no_steps(step, carry, xs)
@@ -222,15 +284,24 @@ class _LazyKey(random.Source):
         return super().next_draw()
 
 
-def _no_steps(step: Any, carry: Leaves, xs: Leaves) -> tuple[list[Tensor], list[Tensor], Any]:
+def _no_steps(step: Any, carry: Leaves, xs: Leaves) -> Results:
     """The result of a scan over no time: the initial carry, and ys of length 0."""
-    traced, _ = trace_step(step, carry, ([_one_step(x) for x in xs[0]], xs[1]))
-    return carry[0], [ops.zeros((0, *y.shape), y.dtype) for y in traced.graph.ys], traced.y_form
+    try:
+        traced, _ = trace_step(step, carry, _one_step(xs))
+        shapes, y_form = [(y.shape, y.dtype) for y in traced.graph.ys], traced.y_form
+    except TraceError:  # the step looks at values: it is shown zeros
+        zeros = [ops.zeros(x.shape[1:], x.dtype) for x in xs[0]]
+        with np.errstate(all="ignore"), random.drawing_from(random.Source(np.zeros(2, np.int64), 0)):
+            result = step(trees.unflatten(carry[1], carry[0]), trees.unflatten(xs[1], zeros))
+            _, y = check_result(result, carry[1], carry[0])
+        leaves, y_form = trees.flatten(y)
+        shapes = [(t.shape, t.dtype) for t in map(as_tensor, leaves)]
+    return carry[0], [ops.zeros((0, *shape), dtype) for shape, dtype in shapes], y_form
 
 
 # the traced engines ------------------------------------------------------------------------------
-def _one_step(x: Tensor) -> Tensor:
-    return abstract(x.shape[1:], x.dtype, x.name)
+def _one_step(xs: Leaves) -> Leaves:
+    return [abstract(x.shape[1:], x.dtype, x.name) for x in xs[0]], xs[1]
 
 
 Clock = tuple[Any, Tensor]  # the random numbers' key, and the index of each step
@@ -245,15 +316,24 @@ def _traced(
     masked: bool,
     keep: str = "residuals",
     clock: Clock | None = None,
-) -> tuple[list[Tensor], list[Tensor], Any]:
+) -> Results:
     """Run the step graph of `step`, as one node."""
-    traced, reachable = trace_step(step, carry, ([_one_step(x) for x in xs[0]], xs[1]), masked)
+    traced, reachable = trace_step(step, carry, _one_step(xs), masked)
     graph = traced.graph if keep == "residuals" else _keeping(traced.graph, keep)
-    key, times = (clock or _new_clock(steps)) if traced.draws else (None, None)
-    sequences = [*xs[0], times] if traced.draws else xs[0]
-    outputs = run_graph(graph, carry[0], sequences, traced.closed(reachable, key), steps, reverse)
+    sequences, closed = _run_inputs(traced, xs[0], reachable, steps, clock)
+    outputs = run_graph(graph, carry[0], sequences, closed, steps, reverse)
     count = len(graph.carry_in)
     return list(outputs[:count]), list(outputs[count : count + len(graph.ys)]), traced.y_form
+
+
+def _run_inputs(
+    traced: Traced, sequences: list[Tensor], reachable: list[Any], steps: int, clock: Clock | None
+) -> tuple[list[Tensor], list[Any]]:
+    """The xs and the closed-over values of a run; key and step index are among them if the step draws."""
+    if not traced.draws:
+        return sequences, traced.closed(reachable, None)
+    key, times = clock or _new_clock(steps)
+    return [*sequences, times], traced.closed(reachable, key)
 
 
 def _new_clock(steps: int) -> Clock:
@@ -279,21 +359,19 @@ def run_graph(
     return outputs[:first_sum] + outputs[len(outputs) - len(graph.sums) :]
 
 
-def _checkpointed(
-    step: Any, carry: Leaves, xs: Leaves, steps: int, reverse: bool, size: int, masked: bool
-) -> tuple[list[Tensor], list[Tensor], Any]:
+def _checkpointed(step: Any, carry: Leaves, xs: Leaves, steps: int, reverse: bool, size: int, masked: bool) -> Results:
     """A scan over segments of `size` steps, each a scan of its own that the backward runs again.
 
     What is left over runs as one more scan, first or last in the order of time.
     """
     segments, rest = divmod(steps, size)
     whole = segments * size
-    traced, _ = trace_step(step, carry, ([_one_step(x) for x in xs[0]], xs[1]), masked)
+    traced, _ = trace_step(step, carry, _one_step(xs), masked)
     # A step that draws random numbers is told which step of the whole it is.
     key, times = _new_clock(steps) if traced.draws else (None, ops.zeros((steps,), "int64"))
     sequences = [*xs[0], times]
 
-    def run(leaves: list[Tensor], cut: list[Tensor], n: int) -> tuple[list[Tensor], list[Tensor], Any]:
+    def run(leaves: list[Tensor], cut: list[Tensor], n: int) -> Results:
         return _traced(step, (leaves, carry[1]), (cut[:-1], xs[1]), n, reverse, masked, clock=(key, cut[-1]))
 
     def segment(inner_carry: Any, inner_xs: Any) -> Any:
@@ -302,7 +380,8 @@ def _checkpointed(
 
     def run_segments(leaves: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         cut = [structure.reshape(x[:whole], (segments, size, *x.shape[1:])) for x in sequences]
-        final, ys, _ = _traced(segment, trees.flatten(leaves), trees.flatten(cut), segments, reverse, False, keep="carry")
+        first, pieces = trees.flatten(leaves), trees.flatten(cut)
+        final, ys, _ = _traced(segment, first, pieces, segments, reverse, False, keep="carry")
         return final, [structure.reshape(y, (whole, *y.shape[2:])) for y in ys]
 
     def run_rest(leaves: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +18,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
 
+GOLDEN = Path(__file__).parent / "golden"
 REQUIRE_PEERS = os.environ.get("MINIRNN_REQUIRE_PEERS", "") not in ("", "0")
 
 # Shared machines stall now and then, so no example has a deadline. Under CI=true hypothesis loads its own
@@ -47,6 +49,24 @@ def _as_at_the_start() -> Iterator[None]:
     yield
     mr.engine("auto")
     mr.default_dtype("float32")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the golden files of tests/golden/ anew")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """`golden("lstm.txt", text)` compares with that file of tests/golden/, or writes it under --update-golden."""
+
+    def compare(name: str, text: str) -> None:
+        path = GOLDEN / name
+        if request.config.getoption("--update-golden"):
+            path.write_text(text, encoding="utf-8")
+        assert path.exists(), f"no golden file {name}: run pytest with --update-golden, then read what it wrote"
+        assert text == path.read_text(encoding="utf-8"), f"{name} differs: if that is meant, pytest --update-golden"
+
+    return compare
 
 
 def _fail_if_skipped(report: Any) -> Any:

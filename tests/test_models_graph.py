@@ -29,7 +29,9 @@ def two_headed() -> Model:
     shared = Dense(4, name="shared")
     x = Embedding(10, 3, mask_zero=True, name="embedding")(ids)
     sequence, state = GRU(4, return_sequences=True, return_state=True, name="gru")(x, initial_state=shared(h))
-    return Model([ids, h], {"head": Dense(2, name="head")(Add(name="sum")([state, shared(h)])), "all": sequence}, name="m")
+    return Model(
+        [ids, h], {"head": Dense(2, name="head")(Add(name="sum")([state, shared(h)])), "all": sequence}, name="m"
+    )
 
 
 DATA = [np.array([[1, 2, 0], [4, 0, 0]]), RNG.normal(size=(2, 4))]
@@ -261,7 +263,10 @@ def test_summary_of_a_chain() -> None:
     lines = lines_of(model)
     assert lines[0] == 'Model: "s"'
     assert lines[2].split() == ["Layer", "(type)", "Output", "Shape", "Param", "#"]
-    assert [line.split() for line in lines[4:6]] == [["l", "(LSTM)", "(None,", "4)", "128"], ["d", "(Dense)", "(None,", "2)", "10"]]
+    assert [line.split() for line in lines[4:6]] == [
+        ["l", "(LSTM)", "(None,", "4)", "128"],
+        ["d", "(Dense)", "(None,", "2)", "10"],
+    ]
     assert lines[7:10] == [
         "Total params: 138 (552 bytes)",
         "Trainable params: 10 (40 bytes)",

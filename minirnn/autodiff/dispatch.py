@@ -22,9 +22,9 @@ def public(function: F) -> F:
     return expose(function, function)
 
 
-def expose(function: Callable[..., Any], like: F) -> F:
-    """A public operation that runs `function`, under the name, signature and docstring of `like`."""
-    name = like.__name__
+def expose(like: F, function: Callable[..., Any]) -> F:
+    """`like` as a public operation; `function` does the same, faster, but looks at neither keywords nor count."""
+    name, count = like.__name__, like.__code__.co_argcount
 
     @functools.wraps(like)
     def dispatch(*args: Any, **kwargs: Any) -> Any:
@@ -34,7 +34,7 @@ def expose(function: Callable[..., Any], like: F) -> F:
                     symbolic = getattr(item, "__functional_op__", None)
                     if symbolic is not None:
                         return symbolic(name, args, kwargs)
-        return function(*args, **kwargs)
+        return function(*args) if len(args) == count and not kwargs else like(*args, **kwargs)
 
     PUBLIC[name] = dispatch
     return dispatch  # type: ignore[return-value]

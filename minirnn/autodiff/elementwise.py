@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import numerics
+from .operators import PUBLIC
 from .primitive import MIXED, SUMMED, Primitive, map_rows
 from .tensor import FLOATING, Tensor, apply
 
@@ -48,6 +49,9 @@ negative: Operation = _unary(
 
 
 def _power_vjp(ct: Any, out: Any, x: Any, y: Any) -> Any:
+    # A number by itself would take the default dtype below.
+    x, y = (v if isinstance(v, Tensor) else PUBLIC["full"]((), v, out.dtype) for v in (x, y))
+
     def base() -> Any:
         # x ** (y - 1) is infinite at x = 0, y = 0, where the derivative is 0.
         is_zero = equal(y, 0)
@@ -114,7 +118,6 @@ _elu = Primitive(
     "elu",
     numerics.elu,
     lambda ct, out, x, alpha: (lambda: multiply(ct, where(greater(x, 0), 1.0, add(out, alpha))),),
-    domain=ANY,
     float_only=True,
     samples=lambda rng: ([rng.uniform(-2, 2, (3, 4))], {"alpha": 0.7}),
 )

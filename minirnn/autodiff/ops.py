@@ -122,17 +122,19 @@ __all__ = [
 
 
 def _unary(name: str, function: elementwise.Operation, doc: str) -> elementwise.Operation:
-    def like(x: Any) -> Any: ...
+    def operation(x: Any) -> Any:
+        return function(x)
 
-    like.__name__, like.__qualname__, like.__doc__ = name, name, doc
-    return expose(function, like)
+    operation.__name__, operation.__qualname__, operation.__doc__ = name, name, doc
+    return expose(operation, function)
 
 
 def _binary(name: str, function: elementwise.Operation, doc: str) -> elementwise.Operation:
-    def like(x: Any, y: Any) -> Any: ...
+    def operation(x: Any, y: Any) -> Any:
+        return function(x, y)
 
-    like.__name__, like.__qualname__, like.__doc__ = name, name, doc
-    return expose(function, like)
+    operation.__name__, operation.__qualname__, operation.__doc__ = name, name, doc
+    return expose(operation, function)
 
 
 add = _binary("add", elementwise.add, "x + y.")

@@ -16,7 +16,18 @@ from ..errors import ArgumentError, GradientError, ShapeError
 from . import trees
 from .cotangents import Guard, either, operand_guards, unbroadcast
 from .operators import PUBLIC
-from .tensor import FLOATING, Node, Tensor, Variable, as_tensor, identity, pop_recorder, push_recorder, resolve
+from .tensor import (
+    FLOATING,
+    Node,
+    Tensor,
+    Variable,
+    as_tensor,
+    current_trace,
+    identity,
+    pop_recorder,
+    push_recorder,
+    resolve,
+)
 
 
 class Tape:
@@ -79,26 +90,31 @@ class Tape:
 
         `target`: a Tensor or a nested structure of them, summed if not scalar; `sources`: a Tensor
         or a nested structure; `output_gradients`: cotangents shaped like `target` (ones by default).
-        Returns what `sources` is (a Tensor for a Tensor, a list for a list), with None where the
-        target does not depend on the source.  May be called again; inside a `with` it is itself
-        recorded.  Raises GradientError for a target of integers.
+        Returns what `sources` is (a Tensor for a Tensor, a list for a list), with None for a source
+        that is not watched or that the target does not depend on.  May be called again; inside a
+        `with` it is itself recorded.  Raises GradientError for a target of integers.
         """
         targets = trees.flatten(target)[0]
-        given = [None] * len(targets) if output_gradients is None else trees.flatten(output_gradients)[0]
+        if output_gradients is None:
+            given = [None] * len(targets)
+        else:
+            given = [output_gradients] if isinstance(target, Tensor) else trees.flatten(output_gradients)[0]
         if len(given) != len(targets):
             raise ArgumentError("gradient: output_gradients", got=f"{len(given)} arrays", expected=len(targets))
         leaves, form = trees.flatten(sources)
         for source in leaves:
             if not isinstance(source, Tensor):
                 raise ArgumentError("gradient: a source", got=type(source).__name__, expected="a minirnn.Tensor")
-        keys = [id(identity(resolve(source))) for source in leaves]
-        pullback = Pullback(self.nodes, set(keys))
+        leaves = [resolve(source) for source in leaves]
+        # Of a source that is not watched only some uses may have been recorded: better None than a part.
+        keys = [id(identity(source)) if self.wants([source]) else None for source in leaves]
+        pullback = Pullback(self.nodes, {key for key in keys if key is not None})
         for tensor, ct in zip(targets, given, strict=True):
             pullback.seed(resolve(as_tensor(tensor)), ct)
         # Derivatives of what `where` did not select may be infinite; they are selected away.
         with np.errstate(all="ignore"):
             pullback.replay()
-        return trees.unflatten(form, [pullback.cotangents.get(key) for key in keys])
+        return trees.unflatten(form, [None if key is None else pullback.cotangents.get(key) for key in keys])
 
 
 class Pullback:
@@ -131,10 +147,15 @@ class Pullback:
 
     def replay(self) -> None:
         """Go backward through the nodes, from each one's outputs to its inputs."""
+        trace = current_trace()
         for node in reversed(self.nodes):
             cts = [self.cotangents.get(id(output)) for output in node.outputs]
             if any(ct is not None for ct in cts):
+                if trace is not None:
+                    trace.pulls_through(node, cts)
                 self._pull_through(node, cts)
+        if trace is not None:
+            trace.origin = ()
 
     def _pull_through(self, node: Node, cts: list[Tensor | None]) -> None:
         primitive = node.primitive

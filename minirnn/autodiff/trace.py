@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,11 +18,21 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 _MACHINERY = tuple(str(_PACKAGE / room) for room in ("autodiff", "stepgraph", "kernels", "scan.py"))
 
 
+class Place(NamedTuple):
+    """Where in somebody's code a node was recorded: an instruction of a running function."""
+
+    code: types.CodeType
+    instruction: int
+    line: int
+    frame: int  # which run of the function it was, 0 if that is of no interest
+
+
 class Trace:
     """A tape of shapes: every operation inside it is remembered and none is computed.
 
     Tensors and arrays from outside become closed-over inputs: `closed` lists pairs (the value
-    outside, the Tensor that stands for it inside).
+    outside, the Tensor that stands for it inside); those made of lists that were operands are
+    `literals`.  While `origin` is set, nodes are said to come from that place.
     """
 
     is_trace = True
@@ -29,12 +40,16 @@ class Trace:
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.closed: list[tuple[Any, Tensor]] = []
+        self.literals: list[Tensor] = []
+        self.origin: tuple[Place, ...] = ()
         self._own: dict[int, Tensor] = {}
         self._stand_ins: dict[int, Tensor] = {}
         self._token: Any = None
+        self._entered_in = 0
 
     def __enter__(self) -> Trace:
         self._token = push_recorder(self)
+        self._entered_in = id(sys._getframe(1))
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -57,9 +72,11 @@ class Trace:
             outer = identity(x)
             if x.value is not None and x.value is not outer.value:
                 outer = x  # read from a Variable that has been assigned since
+        elif isinstance(x, np.ndarray):
+            outer = x  # looked up again at each run
         else:
-            # Lists are taken as they are now; arrays are looked up again at each run.
-            outer = x if isinstance(x, np.ndarray) else as_tensor(x)
+            outer = as_tensor(x)  # lists are taken as they are now
+            self.literals.append(outer)
         stand_in = self._stand_ins.get(id(outer))
         if stand_in is None:
             value = as_tensor(outer)
@@ -70,26 +87,36 @@ class Trace:
         return stand_in
 
     def record(self, node: Node) -> None:
-        """Remember a node, and which line of the user's code made it."""
-        node.source = _user_frame()
+        """Remember a node, and where in the user's code it was made."""
+        node.source = self.origin + self._places()
         self.nodes.append(node)
         for output in node.outputs:
             self._adopt(output)
 
+    def comes_from(self, node: Node) -> None:
+        """What is recorded next is said to come from the line that made `node`, until `origin` is cleared."""
+        self.origin = tuple(place._replace(frame=0) for place in node.source[:1]) if node.source else ()
+
+    def pulls_through(self, node: Node, cotangents: list[Tensor | None]) -> None:
+        """What is recorded next comes from the vjp rule of `node`, for the cotangents of its outputs."""
+        self.comes_from(node)
+        for output, ct in zip(node.outputs, cotangents, strict=True):
+            if ct is not None and ct.name is None and output.name is not None:
+                ct.name = f"ct_{output.name}"
+
+    def _places(self) -> tuple[Place, ...]:
+        """The callers outside of the machinery, innermost first, up to where the trace began."""
+        frame: types.FrameType | None = sys._getframe(2)
+        places = []
+        while frame is not None and id(frame) != self._entered_in:
+            if not frame.f_code.co_filename.startswith(_MACHINERY):
+                places.append(Place(frame.f_code, frame.f_lasti, frame.f_lineno, id(frame)))
+            frame = frame.f_back
+        return tuple(places)
+
     def _adopt(self, tensor: Tensor) -> Tensor:
         self._own[id(tensor)] = tensor
         return tensor
-
-
-def _user_frame() -> tuple[str, int, int] | None:
-    """File, line and frame of the nearest caller outside of the machinery."""
-    frame = sys._getframe(2)
-    while frame is not None:
-        filename = frame.f_code.co_filename
-        if not filename.startswith(_MACHINERY):
-            return filename, frame.f_lineno, id(frame)
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
 
 
 def is_tracing() -> bool:

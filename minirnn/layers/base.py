@@ -96,7 +96,11 @@ class Layer:
         trainable: bool = True,
         input_shape: Any = None,
         batch_input_shape: Any = None,
+        **unknown: Any,
     ) -> None:
+        if unknown:
+            names = ", ".join(unknown)
+            raise ArgumentError(f"{type(self).__name__} takes no argument of this name", got=names)
         self._added = _Added()
         self.name = name if name is not None else _fresh_name(type(self))
         self.dtype: str = self._dtype_name(dtype)
@@ -349,6 +353,9 @@ class Layer:
                     got=", ".join(kept),
                     fix="a layer with arguments of its own needs a get_config that returns them",
                 ) from error
+
+
+Layer._call_face = face_of(Layer.call)
 
 
 def _marks_built(build: Callable[..., None]) -> Callable[..., None]:

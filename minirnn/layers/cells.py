@@ -216,10 +216,12 @@ class GRUCell(RecurrentCell):
             if self.use_bias:
                 x_part = x_part + self.bias
             xz, xr, xh = ops.split(x_part, 3, axis=-1)
-            hz, hr = ops.split(h_dropped @ self.recurrent_kernel[:, : 2 * self.units], 2, axis=-1)
+            gates = h_dropped @ self.recurrent_kernel[:, : 2 * self.units]
+            hz, hr = ops.split(gates, 2, axis=-1)
             z = self.recurrent_activation(xz + hz)
             r = self.recurrent_activation(xr + hr)
-            candidate = self.activation(xh + (r * h_dropped) @ self.recurrent_kernel[:, 2 * self.units :])
+            hh = (r * h_dropped) @ self.recurrent_kernel[:, 2 * self.units :]
+            candidate = self.activation(xh + hh)
         h = z * h + (1 - z) * candidate
         return h, [h]
 
@@ -273,7 +275,8 @@ class LSTMCell(RecurrentCell):
         if self.use_bias:
             x_part = x_part + self.bias
         h_part = self._dropped(h, self.recurrent_dropout, training) @ self.recurrent_kernel
-        zi, zf, zc, zo = ops.split(x_part + h_part, 4, axis=-1)
+        z = x_part + h_part
+        zi, zf, zc, zo = ops.split(z, 4, axis=-1)
         i = self.recurrent_activation(zi)
         f = self.recurrent_activation(zf)
         candidate = self.activation(zc)
@@ -338,9 +341,9 @@ class StackedRNNCells(Layer):
         return inputs, new_states
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "cells": [registry.serialize(cell) for cell in self.cells]}
+        return {**super().get_config(), "cells": registry.serialize_all(self.cells)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> StackedRNNCells:
-        cells = [registry.deserialize(cell, "layer", custom_objects) for cell in config["cells"]]
+        cells = registry.deserialize_all(config["cells"], "layer", custom_objects)
         return super().from_config({**config, "cells": cells}, custom_objects)

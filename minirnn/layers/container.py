@@ -16,9 +16,9 @@ from . import initializers, registry
 from .base import Layer, merged_mask, shape_text
 from .container_step import INPUTS, OUTPUTS, ContainerStep, fitted, listed
 from .functional import SymbolicTensor
-from .recurrent import _swap
+from .recurrent import swap_time
 from .recurrent_unit import RecurrentUnit
-from .states import HeldStates, TensorShape
+from .states import HeldStates, Stateful, TensorShape
 
 __all__ = ["RecurrentContainer", "RecurrentUnit"]
 
@@ -29,7 +29,7 @@ _TIMED, _UNTIMED = ("batch", "time"), ("batch",)
 
 
 @registry.register(kind="layer")
-class RecurrentContainer(Layer):
+class RecurrentContainer(Stateful, Layer):
     """Runs a functional graph as the step of a recurrent network.
 
     The step is given by its Inputs and outputs.  sequence_inputs change from step to step,
@@ -39,13 +39,20 @@ class RecurrentContainer(Layer):
     sequence inputs `output_length` says how many steps to make.
 
     A call returns sequence_outputs + constant_outputs (+ states with `return_states`), bare if it is
-    one.  `teacher` names state_inputs that training may force: at step t > 0 the value
+    one.  `go_backwards` reads from the last step and collects in that order.  A mask holds the states and
+    repeats the outputs before it; constant outputs without any valid step are zeros.
+
+    States begin with what the call gives, else, if `stateful`, with what the last call ended with, else by
+    `state_initializer`: None (zeros), an initializer (which draws anew at each call), "learned" (a weight),
+    one for all states or one each.
+
+    `teacher` names state_inputs that training may force: at step t > 0 of processing, the value
     teacher_sequence[:, t - 1] takes the place of the fed-back one, for each row and step with
-    `teacher_probability` (Williams & Zipser 1989; Bengio et al. 2015, arXiv:1506.03099).
-    `state_initializer`: None (zeros), an initializer, "learned", one for all states or one each.
-    `go_backwards` reads from the last step and collects in that order; `stateful` begins each call
-    with the states the last one ended with; `unroll` and `checkpoint` are those of RNN.  Every argument
-    group takes a bare tensor or a list.  Raises ArgumentError or ShapeError when the groups don't fit.
+    `teacher_probability` (Williams & Zipser 1989; Bengio et al. 2015, arXiv:1506.03099).  After masked
+    steps it is the teacher's value of the last valid step; up to the first one the initial state stays.
+
+    `unroll` and `checkpoint` are those of RNN.  Every group takes a bare tensor or a list.  Raises
+    ArgumentError, ShapeError or DtypeError when the groups don't fit.
 
     >>> from minirnn.layers import Dense, Input
     >>> y_before, x = Input((3,)), Input((2,))
@@ -106,13 +113,14 @@ class RecurrentContainer(Layer):
         self.unroll, self.checkpoint = bool(unroll), checkpoint
         if checkpoint is not None and not _is_number(checkpoint, 1):
             raise ArgumentError(f"{self.label}: checkpoint", got=checkpoint, expected="a number of steps >= 1")
+        states = self.step["state_inputs"]
         self.learned_states = {
             index: self.add_weight(f"{state.name}_initial", state.shape[1:], "zeros", dtype=state.dtype)
-            for index, state in enumerate(self.step["state_inputs"])
+            for index, state in enumerate(states)
             if self.state_initializer[index] == "learned"
         }
-        shapes = [TensorShape(t.shape[1:]) for t in self.step["state_inputs"]]
-        self._held = HeldStates(shapes, self.dtype, self.label)
+        shapes = [TensorShape(t.shape[1:]) for t in states]
+        self._held = HeldStates(shapes, [t.dtype for t in states], self.label, self._declared_states)
 
     def _count(self, group: str) -> int:
         return self.step.count(group)
@@ -128,13 +136,16 @@ class RecurrentContainer(Layer):
         return length
 
     def _initializers(self, given: Any) -> list[Any]:
-        count = self._count("state_inputs")
-        each = list(given) if isinstance(given, (list, tuple)) else [given] * count
-        if len(each) != count:
+        states = self.step["state_inputs"]
+        each = list(given) if isinstance(given, (list, tuple)) else [given] * len(states)
+        if len(each) != len(states):
             raise ArgumentError(
-                f"{self.label}: state_initializer", got=f"{len(each)} of them", expected=f"one, or {count}"
+                f"{self.label}: state_initializer", got=f"{len(each)} of them", expected=f"one, or {len(states)}"
             )
-        return [one if one is None or one == "learned" else initializers.get(one) for one in each]
+        for state, kind in zip(states, each, strict=True):
+            if kind == "learned" and state.dtype.kind != "f":
+                raise DtypeError(f"{self.label}: state {state.name!r} cannot be learned", got=state.dtype)
+        return [kind if kind is None or kind == "learned" else initializers.get(kind) for kind in each]
 
     def _state_index(self, state: Any) -> int:
         """The place of a state that can be forced: given as one of the state_inputs, or as its number."""
@@ -263,7 +274,9 @@ class RecurrentContainer(Layer):
         is_abstract = any(x is not None and x.is_abstract for x in [*sequences, *constants, *given])
         first = self._first_states(given, batch, is_abstract)
         forced = self._forced(teacher if training else None, training, mask, batch, length)
-        graph, probability = self.step, self.teacher_probability  # not self, which the trace would look through
+        graph = self.step  # instead of self, which the trace would look through
+        # As a Tensor the probability may change without a new trace.
+        limit = Tensor(self.teacher_probability, "float32") if self.teacher_probability < 1.0 else None
 
         def step(carry: Any, x: Any) -> Any:
             states, _ = carry
@@ -271,8 +284,8 @@ class RecurrentContainer(Layer):
             states = list(states)
             if teacher_values:
                 chosen = may_force
-                if probability < 1.0:
-                    chosen = chosen & (random.uniform((batch,), "float32") < probability)
+                if limit is not None:
+                    chosen = chosen & (random.uniform((batch,), "float32") < limit)
                 for index, value in teacher_values.items():
                     along = ops.reshape(chosen, (batch,) + (1,) * (value.ndim - 1))
                     states[index] = ops.where(along, value, states[index])
@@ -282,10 +295,10 @@ class RecurrentContainer(Layer):
         (final, last), collected = scan(
             step,
             (first, self._blank(sequences, constants, first, batch, training)),
-            ([_swap(x) for x in sequences], *forced),
+            ([swap_time(x) for x in sequences], *forced),
             length=length,
             reverse=self.go_backwards,
-            mask=None if mask is None else _swap(mask),
+            mask=None if mask is None else swap_time(mask),
             engine="reference" if self.unroll else None,
             checkpoint=self.checkpoint,
         )
@@ -293,7 +306,7 @@ class RecurrentContainer(Layer):
             collected = [ops.flip(y, 0) for y in collected]
         if self.stateful:
             self._held.keep(final)
-        results = [_swap(y) for y in collected] + list(last) + (list(final) if self.return_states else [])
+        results = [swap_time(y) for y in collected] + list(last) + (list(final) if self.return_states else [])
         return results[0] if len(results) == 1 else results
 
     def _sizes(self, sequences: Any, constants: Any, states: Any, output_length: int | None) -> tuple[int, int]:
@@ -333,7 +346,16 @@ class RecurrentContainer(Layer):
         shape = (batch, *step.shape[1:])
         if kind == "learned":
             return ops.broadcast_to(self.learned_states[index], shape)
-        return ops.zeros(shape, step.dtype) if kind is None else Tensor(kind(shape, step.dtype))
+        if isinstance(kind, initializers.Random) and kind.seed is None and random.current_source() is not None:
+            raise ArgumentError(
+                f"{self.label}: a random initial state would be another one at each step of the container around it",
+                got=f"{kind} for state {step.name!r}",
+                fix="pass states=[...], or give the initializer a seed",
+            )
+        value = ops.zeros(shape, step.dtype) if kind is None else Tensor(kind(shape, step.dtype), step.dtype)
+        if value.shape != shape:
+            raise ShapeError(f"{self.label}: initializer of state {step.name!r}", got=value.shape, expected=shape)
+        return value
 
     def _blank(self, sequences: Any, constants: Any, states: Any, batch: int, training: Any) -> list[Any]:
         """What constant outputs are before the first valid step: zeros.
@@ -362,7 +384,7 @@ class RecurrentContainer(Layer):
                 got="none for state " + ", ".join(map(repr, missing)),
                 fix="pass teacher={state_input: sequence}, or make it with teacher_probability=0",
             )
-        valid = ops.full((length, batch), True, bool) if mask is None else _swap(mask)
+        valid = ops.full((length, batch), True, bool) if mask is None else swap_time(mask)
         valid = ops.flip(valid, 0) if self.go_backwards else valid
         for x in teacher:
             if x.shape[:2] != (batch, length):
@@ -370,7 +392,7 @@ class RecurrentContainer(Layer):
                     f"{self.label}: teacher", got=shape_text(x.shape), expected=f"(batch={batch}, time={length}, ...)"
                 )
         reached = hold(ops.full((length, batch), 1, "int64"), valid, reverse=False)
-        values = [self._delayed(hold(_swap(x), valid, reverse=False)) for x in teacher]
+        values = [self._delayed(hold(swap_time(x), valid, reverse=False)) for x in teacher]
         return dict(zip(self.teacher, values, strict=True)), ops.greater(self._delayed(reached), 0)
 
     def _delayed(self, sequence: Any) -> Any:
@@ -385,32 +407,6 @@ class RecurrentContainer(Layer):
         rest = self._count("constant_outputs") + (self._count("state_inputs") if self.return_states else 0)
         masks = [mask] * self._count("sequence_outputs") + [None] * rest
         return masks[0] if len(masks) == 1 else masks
-
-    # States ----------------------------------------------------------------------------------------
-    @property
-    def states(self) -> Any:
-        """What a stateful container holds, one Tensor a state; None before its first call."""
-        return self._held.values
-
-    @states.setter
-    def states(self, values: Any) -> None:
-        self._require_stateful()
-        if values is None:
-            self._held.values = None
-        else:
-            self._held.assign(values)
-
-    def reset_states(self, states: Any = None, rows: Any = None) -> None:
-        """Back to the declared initial states, or to `states`; only for some `rows` if given.
-
-        Raises StateError if the container isn't stateful or the states don't fit.
-        """
-        self._require_stateful()
-        self._held.reset(states, rows, fresh=self._declared_states)
-
-    def _require_stateful(self) -> None:
-        if not self.stateful:
-            raise StateError(f"{self.label}: Layer must be stateful.", fix="stateful=True")
 
     # Configuration ---------------------------------------------------------------------------------
     def get_config(self) -> dict[str, Any]:

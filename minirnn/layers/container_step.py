@@ -9,9 +9,9 @@ import numpy as np
 
 from ..autodiff import ops
 from ..autodiff.tensor import Tensor
-from ..errors import ArgumentError, DtypeError, MinirnnError, ShapeError
+from ..errors import ArgumentError, DtypeError, FormatError, MinirnnError, ShapeError
 from .base import Layer, shape_text
-from .functional import FunctionGraph, SymbolicTensor
+from .functional import FunctionGraph, SymbolicTensor, adapted
 from .recurrent_unit import RecurrentUnit
 
 INPUTS = ("sequence_inputs", "constant_inputs", "state_inputs")
@@ -160,11 +160,18 @@ class ContainerStep:
 
     @staticmethod
     def groups_from_config(config: dict[str, Any], custom_objects: dict[str, Any] | None) -> dict[str, Any]:
-        """The groups of the step that `get_config` described, with new layers."""
-        graph = FunctionGraph.from_config(config["graph"], custom_objects)
-        counts, groups = config["counts"], {}
-        for names, tensors in ((INPUTS, iter(graph.inputs)), (OUTPUTS, iter(graph.outputs))):
-            groups.update({group: [next(tensors) for _ in range(counts[group])] for group in names})
+        """The groups of the step that `get_config` described, with new layers; FormatError if it is damaged."""
+        counts: Any = config.get("counts")
+        graph: Any = config.get("graph")
+        has_groups = isinstance(counts, dict) and set(counts) == {*INPUTS, *OUTPUTS}
+        if not isinstance(graph, dict) or not has_groups or not all(type(n) is int for n in counts.values()):
+            raise FormatError("the configuration of a container has no step", got=sorted(config))
+        made, groups = FunctionGraph.from_config(graph, custom_objects), {}
+        for names, tensors in ((INPUTS, made.inputs), (OUTPUTS, made.outputs)):
+            if sum(counts[group] for group in names) != len(tensors):
+                raise FormatError("the groups of a container do not fit its step", got=counts, expected=len(tensors))
+            remaining = iter(tensors)
+            groups.update({group: [next(remaining) for _ in range(counts[group])] for group in names})
         return groups
 
 
@@ -193,12 +200,9 @@ def fitted(value: Any, step: SymbolicTensor, axes: tuple[str, ...], where: str) 
     )
     if not fits:
         raise ShapeError(where, got=shape_text(value.shape, axes), expected=expected)
-    if value.dtype == step.dtype or value.dtype.kind == "c":
+    if value.dtype == step.dtype:
         return value
-    if value.dtype.kind == "f" and (step.dtype.kind == "f" or not _is_whole(value)):
+    if value.dtype.kind == step.dtype.kind == "f":
         raise DtypeError(where, got=value.dtype, expected=step.dtype, fix=f'cast it: x.astype("{step.dtype}")')
-    return ops.cast(value, step.dtype)
-
-
-def _is_whole(value: Tensor | SymbolicTensor) -> bool:
-    return isinstance(value, Tensor) and not value.is_abstract and not (value.numpy() % 1).any()
+    value = adapted(value, step.dtype, where)
+    return ops.cast(value, step.dtype) if value.dtype.kind in "iu" else value

@@ -141,7 +141,7 @@ class Embedding(Layer):
         return ops.take(self.embeddings, self._checked(inputs), axis=0)
 
     def _checked(self, ids: Any) -> Any:
-        values = ids.numpy() if isinstance(ids, Tensor) and not ids.is_abstract else None
+        values = np.asarray(ids) if isinstance(ids, Tensor) and not ids.is_abstract else None
         if ids.dtype.kind == "b":
             raise DtypeError(f"{self.label}: input", got="booleans", expected="integers")
         if ids.dtype.kind == "f":  # Keras's Input is float32 unless told otherwise

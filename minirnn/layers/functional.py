@@ -18,7 +18,7 @@ from ..autodiff import ops, trees
 from ..autodiff.operators import Operators
 from ..autodiff.tensor import Tensor, Variable
 from ..autodiff.trace import abstract, eval_shapes
-from ..errors import ArgumentError, FormatError, MinirnnError, ShapeError
+from ..errors import ArgumentError, DtypeError, FormatError, MinirnnError, ShapeError
 from . import registry
 from .base import Layer, show, training_scope, unique
 
@@ -222,6 +222,8 @@ class Operation(Layer):
         self.operation, self.function, self.built = operation, function, True
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(leaf, SymbolicTensor) for leaf in trees.flatten((args, kwargs))[0]):
+            return call_symbolically(self, args, kwargs)
         outputs = self.function(*args, **kwargs)
         show(self.label, outputs)
         return outputs
@@ -235,6 +237,17 @@ _operation_counts: dict[str, Any] = {}
 
 def _operation_name(operation: str) -> str:
     return f"ops_{operation}_{next(_operation_counts.setdefault(operation, itertools.count()))}"
+
+
+def adapted(value: Any, dtype: np.dtype[Any], where: str) -> Any:
+    """`value` for an Input of `dtype`: numbers become floats for a float one, whole floats integers for another."""
+    kinds = value.dtype.kind, dtype.kind
+    if kinds[0] == kinds[1] or (kinds[0] in "iu" and kinds[1] in "iu") or kinds[0] == "c":
+        return value
+    if kinds[1] in "iu" and kinds[0] == "f" and isinstance(value, Tensor) and not value.is_abstract:
+        if (value.numpy() % 1 != 0).any():
+            raise DtypeError(where, got=f"{value.dtype} with fractions", expected=dtype)
+    return ops.cast(value, dtype)
 
 
 class FunctionGraph:
@@ -320,7 +333,7 @@ class FunctionGraph:
                 places.setdefault(id(output), [number, index])
         return {
             "inputs": [{"batch_shape": list(x.shape), "dtype": x.dtype.name, "name": x.name} for x in self.inputs],
-            "layers": [registry.serialize(layer) for layer in layers],
+            "layers": registry.serialize_all(layers),
             "nodes": [
                 {
                     "layer": position[id(node.layer)],
@@ -337,7 +350,7 @@ class FunctionGraph:
         """The graph that `get_config` described, with new layers; raises FormatError if it is damaged."""
         try:
             inputs = [Input(**entry) for entry in config["inputs"]]
-            layers = [registry.deserialize(entry, "layer", custom_objects) for entry in config["layers"]]
+            layers = registry.deserialize_all(config["layers"], "layer", custom_objects)
             made: list[list[SymbolicTensor]] = []
 
             def tensor(place: list[int]) -> SymbolicTensor:

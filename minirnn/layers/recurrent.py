@@ -10,13 +10,13 @@ import numpy as np
 from ..autodiff import ops, trees
 from ..autodiff.tensor import Tensor
 from ..autodiff.trace import eval_shapes
-from ..errors import ArgumentError, ShapeError, StateError
+from ..errors import ArgumentError, ShapeError
 from ..scan import scan
 from . import registry
 from .base import Layer, masks_of, shape_text
 from .cells import GRUCell, LSTMCell, RecurrentCell, SimpleRNNCell, StackedRNNCells
 from .protocol import CellFace
-from .states import HeldStates, checked_states, map_shapes, zero_states
+from .states import HeldStates, Stateful, checked_states, map_shapes, zero_states
 
 _OPTIONS = (
     "return_sequences", "return_state", "go_backwards", "stateful", "unroll", "time_major", "zero_output_for_mask",
@@ -25,7 +25,7 @@ _OPTIONS = (
 
 
 @registry.register(kind="layer")
-class RNN(Layer):
+class RNN(Stateful, Layer):
     """Runs a cell over the time steps of (B, T, ...).
 
     `cell`: a cell, a list of cells (stacked), or an object of any class with `call(input_t, states)` and
@@ -228,8 +228,8 @@ class RNN(Layer):
         """The outputs (and states) for (B, T, ...); see the class."""
         batch, _ = self._batch_and_time(inputs)
         states = self._first_states(inputs, batch, initial_state)
-        xs = inputs if self.time_major else trees.map(_swap, inputs)
-        mask = mask if mask is None or self.time_major else _swap(mask)
+        xs = inputs if self.time_major else trees.map(swap_time, inputs)
+        mask = mask if mask is None or self.time_major else swap_time(mask)
         face = self._face
 
         def step(states: Any, x: Any) -> Any:
@@ -280,7 +280,7 @@ class RNN(Layer):
         if mask is not None and self.zero_output_for_mask:
             ys = ops.where(ops.reshape(mask, (*mask.shape, *[1] * (ys.ndim - 2))), ys, ops.zeros_like(ys))
         ys = ops.flip(ys, 0) if self.go_backwards else ys
-        return ys if self.time_major else _swap(ys)
+        return ys if self.time_major else swap_time(ys)
 
     def _result(self, outputs: Any, states: Any) -> Any:
         flat = trees.flatten(outputs)[0]
@@ -296,32 +296,6 @@ class RNN(Layer):
             passed = ops.flip(passed, 1 - self.batch_axis)
         # Nested outputs come first in the result, then the states, which have no mask.
         return [passed] + [None] * self._face.state_count if self.return_state else passed
-
-    # States ----------------------------------------------------------------------------------------
-    @property
-    def states(self) -> Any:
-        """What a stateful layer holds, in the cell's structure; None before its first call, or if not stateful."""
-        return self._held.values
-
-    @states.setter
-    def states(self, values: Any) -> None:
-        self._require_stateful()
-        if values is None:
-            self._held.values = None
-        else:
-            self._held.assign(values)
-
-    def reset_states(self, states: Any = None, rows: Any = None) -> None:
-        """Set the held states to zeros, or to `states`; only for some `rows` (numbers or booleans) if given.
-
-        Raises StateError if the layer isn't stateful or the states don't fit.
-        """
-        self._require_stateful()
-        self._held.reset(states, rows)
-
-    def _require_stateful(self) -> None:
-        if not self.stateful:
-            raise StateError(f"{self.label}: Layer must be stateful.", fix="stateful=True")
 
     def get_initial_state(self, batch_size: int, inputs: Any = None) -> Any:
         """The states that a call without `initial_state` begins with."""
@@ -339,7 +313,8 @@ class RNN(Layer):
         return super().from_config(config, custom_objects)
 
 
-def _swap(x: Any) -> Any:
+def swap_time(x: Any) -> Any:
+    """(B, T, ...) as (T, B, ...), and back."""
     return ops.transpose(x, (1, 0, *range(2, x.ndim)))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -17,6 +17,8 @@ CUSTOM = "custom"
 _objects: dict[tuple[str, str], Any] = {}
 _names: dict[Any, str] = {}
 _scope: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar("custom_objects", default=None)
+# What was written (by id) or read (by shared_object_id) since the outermost `sharing` began.
+_shared: contextvars.ContextVar[dict[int, Any] | None] = contextvars.ContextVar("shared", default=None)
 
 
 def snake_case(name: str) -> str:
@@ -74,6 +76,33 @@ def custom_object_scope(objects: Mapping[str, Any] | None) -> Iterator[None]:
         _scope.reset(token)
 
 
+@contextmanager
+def sharing() -> Iterator[dict[int, Any]]:
+    """Within the outermost block, a layer that is written twice is one layer again when it is read.
+
+    Both entries then carry the same "shared_object_id", as in Keras 2.
+
+    >>> from minirnn.layers import Dense
+    >>> layer = Dense(3)
+    >>> with sharing():
+    ...     entries = [serialize(layer), serialize(layer)]
+    >>> with sharing():
+    ...     one, other = [deserialize(entry, "layer") for entry in entries]
+    >>> one is other
+    True
+    """
+    outer = _shared.get()
+    if outer is not None:
+        yield outer
+        return
+    found: dict[int, Any] = {}
+    token = _shared.set(found)
+    try:
+        yield found
+    finally:
+        _shared.reset(token)
+
+
 def lookup(kind: str, name: str) -> Any:
     """The class or function called `name`; raises ArgumentError with the nearest names when there is none."""
     scope = _scope.get() or {}
@@ -112,12 +141,7 @@ def serialize(target: Any) -> Any:
     if target is None or isinstance(target, str):
         return target
     if hasattr(target, "get_config") and not isinstance(target, type):
-        cls = type(target)
-        return {
-            "class_name": cls.__name__,
-            "config": target.get_config(),
-            **({"registered_name": name_of(cls)} if name_of(cls) not in (None, cls.__name__) else {}),
-        }
+        return _object_entry(target)
     name = name_of(target) or getattr(target, "__name__", None)
     if not callable(target) or name is None or name == "<lambda>":
         raise ArgumentError(
@@ -126,6 +150,21 @@ def serialize(target: Any) -> Any:
             fix="define a named function (or a class with get_config) and decorate it with minirnn.register",
         )
     return {"class_name": "function", "config": name}
+
+
+def _object_entry(target: Any) -> dict[str, Any]:
+    cls = type(target)
+    with sharing() as written:
+        if id(target) in written:
+            _, entry = written[id(target)]
+            entry.setdefault("shared_object_id", 1 + sum("shared_object_id" in e for _, e in written.values()))
+            return dict(entry)
+        entry = {"class_name": cls.__name__, "config": target.get_config()}
+        if name_of(cls) not in (None, cls.__name__):
+            entry["registered_name"] = name_of(cls)
+        if hasattr(target, "get_weights"):  # only of what holds weights does it matter whether it is one or two
+            written[id(target)] = target, entry
+        return entry
 
 
 def deserialize(config: Any, kind: str, custom_objects: Mapping[str, Any] | None = None) -> Any:
@@ -148,9 +187,27 @@ def deserialize(config: Any, kind: str, custom_objects: Mapping[str, Any] | None
         cls = _lookup_class(kind, config)
         if not isinstance(config["config"], Mapping):
             raise FormatError(f"the configuration of {config['class_name']} is not a mapping", got=config["config"])
-        if hasattr(cls, "from_config"):
-            return cls.from_config(dict(config["config"]))
-        return cls(**config["config"])
+        with sharing() as read:
+            number = config.get("shared_object_id")
+            if number is not None and number in read:
+                return read[number]
+            make = cls.from_config if hasattr(cls, "from_config") else lambda options: cls(**options)
+            made = make(dict(config["config"]))
+            if number is not None:
+                read[number] = made
+            return made
+
+
+def serialize_all(targets: Iterable[Any]) -> list[Any]:
+    """The configurations of several objects, among which one layer may stand twice."""
+    with sharing():
+        return [serialize(target) for target in targets]
+
+
+def deserialize_all(configs: Any, kind: str, custom_objects: Mapping[str, Any] | None = None) -> list[Any]:
+    """The objects that `serialize_all` described."""
+    with sharing():
+        return [deserialize(config, kind, custom_objects) for config in configs]
 
 
 def _lookup_class(kind: str, config: Mapping[str, Any]) -> Any:

@@ -93,9 +93,11 @@ def output_shapes(output_size: Any) -> Any:
     return _inner_shapes(output_size) if not isinstance(output_size, (list, dict)) else state_shapes(output_size)
 
 
-def zero_states(shapes: Any, batch: int, dtype: str) -> Any:
-    """Zeros for every state."""
-    return trees.map(lambda shape: ops.zeros((batch, *shape), dtype), shapes)
+def zero_states(shapes: Any, batch: int, dtype: Any) -> Any:
+    """Zeros for every state; `dtype` is one name, or a list of one for each state."""
+    leaves, form = trees.flatten(shapes)
+    dtypes = dtype if isinstance(dtype, list) else [dtype] * len(leaves)
+    return trees.unflatten(form, [ops.zeros((batch, *n), d) for n, d in zip(leaves, dtypes, strict=True)])
 
 
 def checked_states(given: Any, shapes: Any, batch: int | None, label: str, what: str = "initial_state") -> Any:
@@ -130,15 +132,16 @@ def checked_states(given: Any, shapes: Any, batch: int | None, label: str, what:
 class HeldStates:
     """What a stateful layer carries from one call to the next: Tensors without a place on any tape.
 
-    `shapes` are the states' shapes without the batch; `fixed_batch` is the batch size if Input names it.
-    Until a reset, every call has to come with the same batch size.
+    `shapes` are the states' shapes without the batch, `dtype` one name or a list of one for each state.
+    `fresh(batch)` makes the states that a reset goes back to, zeros without it.  `fixed_batch` is the
+    batch size if Input names it; else every call until a reset has to come with the same one.
     """
 
-    def __init__(self, shapes: Any, dtype: str, label: str) -> None:
-        self.shapes, self.dtype, self.label = shapes, dtype, label
+    def __init__(self, shapes: Any, dtype: Any, label: str, fresh: Callable[[int], Any] | None = None) -> None:
+        self.shapes, self.dtype, self.label, self.fresh = shapes, dtype, label, fresh
         self.fixed_batch: int | None = None
         self.values: Any = None
-        # After a reset the states are zeros, even where the cell's own initial state is something else.
+        # After a reset without `fresh` the states are zeros, even where a cell's initial state is something else.
         self.was_reset = False
 
     @property
@@ -167,23 +170,25 @@ class HeldStates:
             self.values = trees.unflatten(form, [Tensor(leaf.numpy()) for leaf in leaves])
 
     def assign(self, states: Any) -> None:
-        """Hold these arrays."""
-        checked = checked_states(states, self.shapes, self.fixed_batch, self.label, "state")
-        self.values = trees.map(lambda leaf: Tensor(np.asarray(leaf), self.dtype), checked)
+        """Hold these arrays, or nothing for None."""
+        if states is None:
+            self.values = None
+            return
+        leaves, form = trees.flatten(checked_states(states, self.shapes, self.fixed_batch, self.label, "state"))
+        dtypes = self.dtype if isinstance(self.dtype, list) else [self.dtype] * len(leaves)
+        tensors = [Tensor(np.asarray(leaf), dtype) for leaf, dtype in zip(leaves, dtypes, strict=True)]
+        self.values = trees.unflatten(form, tensors)
 
-    def reset(self, states: Any = None, rows: Any = None, fresh: Callable[[int], Any] | None = None) -> None:
-        """Back to the beginning, or to `states`; only for some `rows` (integers or a boolean mask) if given.
-
-        `fresh(batch)` makes the states to begin with again; zeros by default.
-        """
+    def reset(self, states: Any = None, rows: Any = None) -> None:
+        """Back to the beginning, or to `states`; only for some `rows` (integers or a boolean mask) if given."""
         if rows is not None:
-            self._reset_rows(states, rows, fresh)
+            self._reset_rows(states, rows)
         elif states is not None:
             self.assign(states)
         else:
-            self.values, self.was_reset = None, fresh is None
+            self.values, self.was_reset = None, self.fresh is None
 
-    def _reset_rows(self, states: Any, rows: Any, fresh: Callable[[int], Any] | None) -> None:
+    def _reset_rows(self, states: Any, rows: Any) -> None:
         if self.values is None:
             if states is not None:
                 raise StateError(
@@ -194,8 +199,8 @@ class HeldStates:
         chosen = _row_numbers(rows, batch, self.label)
         if states is not None:
             new = checked_states(states, self.shapes, len(chosen), self.label, "state")
-        elif fresh is not None:
-            new = trees.map(lambda leaf: np.asarray(leaf)[chosen], fresh(batch))
+        elif self.fresh is not None:
+            new = trees.map(lambda leaf: np.asarray(leaf)[chosen], self.fresh(batch))
         else:
             new = zero_states(self.shapes, len(chosen), self.dtype)
 
@@ -205,6 +210,37 @@ class HeldStates:
             return Tensor(array)
 
         self.values = trees.map(with_rows, self.values, new)
+
+
+class Stateful:
+    """What layers that may keep states between calls share; they set `stateful` and `_held`."""
+
+    stateful: bool
+    label: str
+    _held: HeldStates
+
+    @property
+    def states(self) -> Any:
+        """The states that a stateful layer holds, in their structure; None before its first call."""
+        return self._held.values
+
+    @states.setter
+    def states(self, values: Any) -> None:
+        self._require_stateful()
+        self._held.assign(values)
+
+    def reset_states(self, states: Any = None, rows: Any = None) -> None:
+        """Back to the beginning, or to `states`; only for some `rows` (numbers or booleans) if given.
+
+        An RNN begins with zeros, a container with its declared initial states.  Raises StateError if the
+        layer isn't stateful or the states don't fit.
+        """
+        self._require_stateful()
+        self._held.reset(states, rows)
+
+    def _require_stateful(self) -> None:
+        if not self.stateful:
+            raise StateError(f"{self.label}: Layer must be stateful.", fix="stateful=True")
 
 
 def _row_numbers(rows: Any, batch: int, label: str) -> np.ndarray:

@@ -17,7 +17,7 @@ from ..autodiff.tape import Tape
 from ..autodiff.tensor import FLOATING, Node, Tensor
 from ..autodiff.trace import Trace
 from .graph import StepGraph, enter_inputs, prune, replay
-from .rows import as_input, classify, operand_classes
+from .rows import as_cotangent, as_input, classify, operand_classes
 
 
 def is_float(t: Tensor) -> bool:
@@ -50,11 +50,20 @@ def adjoint(graph: StepGraph, has_ct: tuple[bool, ...], needed: tuple[bool, ...]
     return graph.cache[key]
 
 
+def gradient_graph(graph: StepGraph) -> StepGraph:
+    """The backward step for cotangents of all outputs, towards all inputs."""
+    forward = linearize(graph)
+    has_ct = tuple(is_float(t) for t in graph.carry_out + graph.ys)
+    has_ct += (False,) * forward.residuals + tuple(is_float(t) for t in graph.sums)
+    return adjoint(forward, has_ct, tuple(is_float(t) for t in graph.inputs))
+
+
 def _record(
     graph: StepGraph, has_ct: tuple[bool, ...], needed: tuple[bool, ...]
 ) -> tuple[StepGraph, dict[int, Tensor], tuple[Node, ...]]:
     """The adjoint graph, the Tensors in it that stand for forward values, and its backward nodes."""
     carries, xs = len(graph.carry_in), len(graph.xs)
+    names = graph.names()
     residuals = graph.ys[len(graph.ys) - graph.residuals :]
     with Trace() as trace:
         env: dict[int, Tensor] = {}
@@ -67,9 +76,10 @@ def _record(
         outputs = [env[id(t)] for t in graph.outputs]
         seeds: list[tuple[str, Tensor, Tensor]] = []
         labels = ["carry"] * carries + ["y"] * len(graph.ys) + ["sum"] * len(graph.sums)
-        for label, out, has in zip(labels, outputs, has_ct, strict=True):
+        named = [t.name for t in graph.carry_in] + [None] * (len(outputs) - carries)
+        for label, name, out, has in zip(labels, named, outputs, has_ct, strict=True):
             if has and is_float(out):
-                seeds.append((label, out, trace.input(out.shape, out.dtype, f"ct_{out.name or label}")))
+                seeds.append((label, out, trace.input(out.shape, out.dtype, f"ct_{name or label}")))
         wanted = [t for t, need in zip(inputs, needed, strict=True) if need and is_float(t)]
         gradients = tape.gradient([out for _, out, _ in seeds], wanted, [ct for _, _, ct in seeds])
         found = {
@@ -80,7 +90,11 @@ def _record(
     def cotangents(label: str) -> tuple[Tensor, ...]:
         return tuple(ct for kind, _, ct in seeds if kind == label)
 
+    for t, ct in zip(wanted, found.values(), strict=True):
+        ct.name = ct.name or f"ct_{t.name or 'input'}"
     available = tuple(env[id(t)] for t in residuals)
+    for t in residuals:
+        env[id(t)].name = names[id(t)]
     classes = classify(graph)
     floats = [t for t in graph.carry_in if is_float(t)]
     seeded = [t for t, has in zip(graph.ys, has_ct[carries:], strict=False) if has and is_float(t)]
@@ -93,7 +107,11 @@ def _record(
         ys=tuple(found[id(t)] for t in inputs[carries : carries + xs] if id(t) in found),
         sums=tuple(found[id(t)] for t in inputs[carries + xs :] if id(t) in found),
         guard=None if graph.guard is None else env[id(graph.guard)],
-        row_classes=tuple(as_input(classes[id(t)]) for t in (*floats, *graph.xs, *residuals, *seeded)),
+        passes=graph.passes,
+        row_classes=(
+            *[as_input(classes[id(t)]) for t in (*floats, *graph.xs, *residuals)],
+            *[as_cotangent(classes[id(t)], graph.guard is not None) for t in seeded],
+        ),
     )
     return _guarded(prune(made), {id(ct) for _, _, ct in seeds}), env, tuple(trace.nodes[forward_nodes:])
 
@@ -119,6 +137,8 @@ def choose_residuals(graph: StepGraph) -> tuple[Tensor, ...]:
         if node.primitive.form == "view" and any(id(o) in wanted for o in node.outputs):
             wanted.update(id(t) for t in node.tensors)
     kept = [t for t in graph.carry_in if id(t) in wanted]
+    if "residuals" not in graph.passes:
+        return (*kept, *[o for node in graph.nodes for o in node.outputs if id(o) in wanted])
     invariant = {id(t) for t in graph.closed}
     there = invariant | {id(t) for t in graph.xs} | {id(t) for t in kept}
     for node in graph.nodes:
@@ -166,9 +186,8 @@ def _guarded(graph: StepGraph, cotangents: set[int]) -> StepGraph:
             if linear_in:
                 cotangents.update(id(o) for o in node.outputs)
             found = operand_classes(node, classes)
-            if (
-                node.primitive.rows(found, node.inputs, node) != SUMMED
-                or not any(classes[id(x)] == ROWS for x in linear_in)
+            if node.primitive.rows(found, node.inputs, node) != SUMMED or not any(
+                classes[id(x)] == ROWS for x in linear_in
             ):
                 return operands
             return [

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..autodiff.tensor import Node, Tensor, apply
+from ..autodiff.tensor import Node, Tensor, apply, current_trace
 from ..autodiff.trace import Trace
-from .provenance import node_names, source_line
+from .passes import PASSES
+from .provenance import source_line
 
 
 @dataclass(eq=False)
@@ -30,6 +31,7 @@ class StepGraph:
     residuals: int = 0
     guard: Tensor | None = None
     row_classes: tuple[str, ...] | None = None  # of each carry and x, where it is known; see rows.py
+    passes: tuple[str, ...] = PASSES
     keep: str = "residuals"  # or "carry": keep only the carry for the backward loop, recompute the rest
     cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
@@ -44,7 +46,7 @@ class StepGraph:
         return self.carry_out + self.ys + self.sums
 
     def names(self) -> dict[int, str]:
-        """A readable name for every Tensor by its id: the user's own where the source says one."""
+        """A name for every Tensor by its id, no two equal: the user's own where the source says one."""
         taken: dict[str, int] = {}
         names: dict[int, str] = {}
 
@@ -57,19 +59,21 @@ class StepGraph:
         for label, tensors in groups:
             for tensor in tensors:
                 name(tensor, tensor.name or label)
-        for node, wishes in zip(self.nodes, node_names(self.nodes), strict=True):
-            for output, wish in zip(node.outputs, wishes, strict=True):
-                name(output, output.name or wish or f"v{len(names)}")
+        for node in self.nodes:
+            for output in node.outputs:
+                if id(output) not in names:
+                    name(output, output.name or f"v{len(names)}")
         return names
 
     def named_values(self) -> dict[str, Tensor]:
         """The values that the user's code gives a name, the last one of each name."""
-        found: dict[str, Tensor] = {}
-        for node, wishes in zip(self.nodes, node_names(self.nodes), strict=True):
-            for output, wish in zip(node.outputs, wishes, strict=True):
-                if wish:
-                    found[wish] = output
-        return found
+        computed = [output for node in self.nodes for output in node.outputs]
+        return {t.name: t for t in [*self.carry_in, *self.xs, *computed] if t.name}
+
+    def _repr_markdown_(self) -> str:
+        from .draw import mermaid
+
+        return f"```mermaid\n{mermaid(self)}```"
 
     def __str__(self) -> str:
         names = self.names()
@@ -105,15 +109,22 @@ def _short(value: Any) -> str:
 def replay(nodes: Sequence[Node], env: dict[int, Any], rewrite: Callable[..., Any] | None = None) -> None:
     """Apply the nodes again to the values in `env` (by id of the Tensor), adding their outputs to it.
 
-    With `rewrite(node, operands)` the operands of each node can be exchanged first.
+    With `rewrite(node, operands)` the operands of each node can be exchanged first.  In a trace the
+    new nodes keep the names and the places in the source.
     """
+    trace = current_trace()
     for node in nodes:
         operands = [env[id(x)] if isinstance(x, Tensor) else x for x in node.inputs]
         if rewrite is not None:
             operands = rewrite(node, operands)
+        if trace is not None:
+            trace.comes_from(node)
         made = apply(node.primitive, *operands, **node.params)
         for old, new in zip(node.outputs, made if node.primitive.multiple else (made,), strict=True):
+            new.name = old.name
             env[id(old)] = new
+    if trace is not None:
+        trace.origin = ()
 
 
 def prune(graph: StepGraph) -> StepGraph:
@@ -130,9 +141,4 @@ def prune(graph: StepGraph) -> StepGraph:
 
 def enter_inputs(trace: Trace, tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
     """New inputs of `trace` like the given Tensors."""
-    made = []
-    for t in tensors:
-        new = trace.input(t.shape, t.dtype, t.name)
-        new.variable = t.variable
-        made.append(new)
-    return tuple(made)
+    return tuple(trace.input(t.shape, t.dtype, t.name) for t in tensors)

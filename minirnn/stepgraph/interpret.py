@@ -142,9 +142,9 @@ class Program:
         totals: list[Any] = []
         if not (self.calls or writes or adds or self.next_places != self.carry_places):
             return initial, {}, {}
-        for t in reversed(range(length)) if reverse else range(length):
+        for step in reversed(range(length)) if reverse else range(length):
             for place, sequence in reads:
-                values[place] = sequence[t]
+                values[place] = sequence[step]
             for function, operands, out in self.calls:
                 made = function(*[values[i] for i in operands])
                 if type(out) is int:
@@ -155,7 +155,7 @@ class Program:
             if not buffers and writes:
                 buffers = [_buffer(values[place], length) for place in writes]
             for buffer, place in zip(buffers, writes, strict=True):
-                buffer[t] = values[place]
+                buffer[step] = values[place]
             if adds:
                 totals = [values[p] + totals[i] if totals else values[p] for i, p in enumerate(adds)]
             for place, value in zip(self.carry_places, [values[i] for i in self.next_places], strict=True):

@@ -37,11 +37,17 @@ def classify(graph: StepGraph) -> dict[int, str]:
 
 
 def as_input(kind: str) -> str:
-    """The class of a value, or of its cotangent, that comes from another graph at each step.
-
-    What was summed over the rows there is one value for all rows here.
-    """
+    """The class of a value that comes from another graph at each step: one sum of all rows is one value for all."""
     return SHARED if kind == SUMMED else kind
+
+
+def as_cotangent(kind: str, masked: bool) -> str:
+    """The class of the cotangent of a value as an input of the adjoint.
+
+    In a masked step cotangents of class ROWS are zero in masked rows, and only those are: what
+    comes from a value without rows may spread to all of them.
+    """
+    return MIXED if masked and kind != ROWS else as_input(kind)
 
 
 def operand_classes(node: Node, classes: dict[int, str]) -> list[str]:

@@ -36,11 +36,12 @@ class Split:
 
 
 def split(graph: StepGraph) -> Split:
-    """Sort the nodes of a step graph into once, before, loop and after."""
+    """Sort the nodes of a step graph into once, before, loop and after, as far as its passes go."""
     classes, levels = classify(graph), _levels(graph)
-    once = [node for node in graph.nodes if _level(node, levels) == CONSTANT]
-    before = _before(graph, classes, levels)
-    after = _after(graph, classes, levels, placed={id(n) for n in once + before})
+    once = [node for node in graph.nodes if all(levels[id(o)] == CONSTANT for o in node.outputs)]
+    before = _before(graph, classes, levels) if "before" in graph.passes else []
+    placed = {id(n) for n in once + before}
+    after = _after(graph, classes, levels, placed) if "after" in graph.passes else []
     elsewhere = {id(n) for n in once + before + after}
     loop = [node for node in graph.nodes if id(node) not in elsewhere]
     return Split(graph, once, before, loop, after, classes, levels)
@@ -51,7 +52,9 @@ def _levels(graph: StepGraph) -> dict[int, int]:
     levels.update((id(t), FROM_X) for t in graph.xs)
     levels.update((id(t), FROM_CARRY) for t in graph.carry_in)
     for node in graph.nodes:
-        level = max((levels[id(t)] for t in node.tensors), default=CONSTANT)
+        level = _level(node, levels)
+        if level == CONSTANT and "once" not in graph.passes:
+            level = FROM_CARRY  # as if it were new at each step
         for output in node.outputs:
             levels.setdefault(id(output), level)
     return levels

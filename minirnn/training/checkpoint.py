@@ -29,6 +29,7 @@ def save_model(model: Any, path: Path) -> None:
         "seed": model.run_seed,
         "epochs": model.trained_epochs,
         "compile": None,
+        "metadata": dict(model.metadata or {}),
     }
     compiled: Compiled | None = model.compiled
     if compiled is not None:
@@ -55,6 +56,7 @@ def restore(model: Any, state: serialization.SavedState, path: Path, compile: bo
     """Bring a new model of the saved configuration into the saved state; FormatError if the file does not fit it."""
     _set_weights(model, state.groups.get("weights", {}), path)
     _set_states(model, state.groups.get("states", {}), path)
+    model.metadata = state.extra.get("metadata", {})
     model.trained_epochs = int(state.extra.get("epochs", 0))
     if compile and state.extra.get("compile") is not None:
         model.compiled = Compiled.from_config(state.extra["compile"])

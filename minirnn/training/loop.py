@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from ..autodiff import random, trees
 from ..autodiff.tape import Tape
 from ..autodiff.tensor import Tensor
 from ..errors import ArgumentError
-from ..layers.base import training_scope
+from ..layers.base import Layer, training_scope
 from .callbacks import CallbackList
 from .compiled import Compiled
 from .data import Batch, Samples
@@ -42,39 +42,44 @@ class Steps:
         self.variables = model.trainable_variables
         self.constraints = model.constraints
         self.stateful = stateful_layers(model)
+        # Looking for regularizers at every step would take longer than a small model's step.
+        self.penalized = bool(model.losses) or type(model).losses is not Layer.losses
 
     def train(self, batch: Batch) -> None:
         """One update of the weights; after an error or Ctrl-C all is as before it.
 
         Raises NonFiniteError for a loss, a gradient or an update that is not finite.
         """
-        before = _Before(self.stateful)
-        with np.errstate(all="ignore"):  # overflow is found out below, and reported with its place
-            try:
+        before, finished = _Before(self.stateful), False
+        try:
+            with np.errstate(all="ignore"):  # overflow is found out below, and reported with its place
                 with Tape() as tape:
                     outputs, loss = self._measure(batch, training=True)
                 self._check(batch, loss, before, training=True)
                 gradients = tape.gradient(loss, self.variables)
                 if not all(g is None or all_finite(g.value) for g in gradients):
-                    raise explain_gradient(self.model, self.variables, gradients, float(loss))
-            except BaseException:
+                    before.restore()
+                    raise explain_gradient(self.model, self.variables, gradients, self._again(batch, True), float(loss))
+                with Uninterrupted():
+                    self._update(gradients)
+                    finished = True  # a Ctrl-C that was held back until here comes after the step
+                self.compiled.track(outputs, batch)
+        except BaseException:
+            if not finished:
                 before.restore()
-                raise
-            with Uninterrupted():
-                self._update(gradients, before)
-            self.compiled.track(outputs, batch)
+            raise
 
     def evaluate(self, batch: Batch) -> None:
         """Count the loss and the metrics of a batch; NonFiniteError for a loss that is not finite."""
         before = _Before(self.stateful)
-        with np.errstate(all="ignore"):
-            try:
+        try:
+            with np.errstate(all="ignore"):
                 outputs, loss = self._measure(batch, training=False)
                 self._check(batch, loss, before, training=False)
-            except BaseException:
-                before.restore()
-                raise
-            self.compiled.track(outputs, batch)
+                self.compiled.track(outputs, batch)
+        except BaseException:
+            before.restore()
+            raise
 
     def _measure(self, batch: Batch, training: bool) -> tuple[Sequence[Tensor], Any]:
         outputs = trees.flatten(run_model(self.model, batch.inputs, training))[0]
@@ -85,17 +90,22 @@ class Steps:
                 expected=len(self.compiled.goals),
                 fix="compile it again",
             )
-        return outputs, self.compiled.measure(outputs, batch, self.model.losses)
+        loss = self.compiled.measure(outputs, batch, self.model.losses if self.penalized else [])
+        if training and loss is None:
+            raise ArgumentError(f"{self.model.label}: there is no loss to train with", fix='compile(..., loss="mse")')
+        return outputs, loss
 
     def _check(self, batch: Batch, loss: Any, before: _Before, training: bool) -> None:
-        value = float(loss)
+        value = 0.0 if loss is None else float(loss)
         if not math.isfinite(value):
-            before.restore()  # the second look sees what the first one saw
-            raise explain(
-                self.model, self.compiled, lambda: run_model(self.model, batch.inputs, training), batch, value
-            )
+            before.restore()
+            raise explain(self.model, self.compiled, self._again(batch, training), batch, value)
 
-    def _update(self, gradients: Sequence[Any], before: _Before) -> None:
+    def _again(self, batch: Batch, training: bool) -> Callable[[], Any]:
+        """The forward pass, for a second look once `before.restore()` lets it see what the first one saw."""
+        return lambda: run_model(self.model, batch.inputs, training)
+
+    def _update(self, gradients: Sequence[Any]) -> None:
         optimizer = self.compiled.optimizer
         former = [variable.value for variable in self.variables]
         try:
@@ -105,7 +115,6 @@ class Steps:
             if not all(all_finite(variable.value) for variable in self.variables):
                 raise explain_update(self.model, self.variables, optimizer.learning_rate)
         except BaseException:
-            before.restore()
             for variable, value in zip(self.variables, former, strict=True):
                 variable.assign(value)
             raise

@@ -15,7 +15,7 @@ from ..autodiff import ops
 from ..autodiff.tensor import Tensor, as_tensor
 from ..errors import ArgumentError, ShapeError
 from ..layers import registry
-from .masked import find_mask, harmless, pair, weigh
+from .masked import find_mask, pair, prepared, weigh
 
 EPSILON = 1e-7  # how far probabilities stay away from 0 and 1, as in Keras
 REDUCTIONS = ("sum_over_batch_size", "sum", "mean_with_sample_weight", "none")
@@ -185,7 +185,7 @@ class Loss:
         """The loss, and what it counts with in a mean over batches."""
         y_pred = as_tensor(y_pred)
         mask = find_mask(y_pred, mask, self.name)
-        y_true, y_pred = harmless(y_true, y_pred, mask)
+        y_true, y_pred = prepared(y_true, y_pred, mask)
         values = as_tensor(self.call(y_true, y_pred))
         samples = float(y_pred.shape[0]) if y_pred.ndim else 1.0
         if values.ndim == 0:
@@ -292,9 +292,7 @@ class BinaryCrossentropy(FunctionLoss):
         reduction: str | None = "sum_over_batch_size",
         name: str | None = None,
     ) -> None:
-        super().__init__(
-            binary_crossentropy, reduction, name, from_logits=from_logits, label_smoothing=label_smoothing
-        )
+        super().__init__(binary_crossentropy, reduction, name, from_logits=from_logits, label_smoothing=label_smoothing)
 
 
 @registry.register(kind="loss", aliases=("cce",))

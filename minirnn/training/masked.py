@@ -71,15 +71,15 @@ def find_mask(y_pred: Tensor, mask: Any, label: str) -> Tensor | None:
     return mask
 
 
-def harmless(y_true: Any, y_pred: Tensor, mask: Tensor | None) -> tuple[Any, Tensor]:
-    """Targets and predictions with something harmless in the steps that do not count."""
+def prepared(y_true: Any, y_pred: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Targets (floats in the predictions' dtype) and predictions, something harmless in the steps that do not count."""
+    if not isinstance(y_true, Tensor):
+        y_true = np.asarray(y_true)
+        y_true = as_tensor(y_true, y_pred.dtype if y_true.dtype.kind == y_pred.dtype.kind == "f" else None)
     if mask is None:
         return y_true, y_pred
     if mask.ndim == y_pred.ndim:  # (batch, time) predictions: every step has one feature
         y_pred = ops.expand_dims(y_pred, -1)
-    if not isinstance(y_true, Tensor):
-        y_true = np.asarray(y_true)
-        y_true = as_tensor(y_true, y_pred.dtype if y_true.dtype.kind == "f" else None)
     return _fill(y_true, mask, TARGET if y_true.dtype.kind in "fc" else LABEL), _fill(y_pred, mask, PREDICTION)
 
 

@@ -17,7 +17,7 @@ from ..autodiff.tensor import Tensor, as_tensor
 from ..errors import ArgumentError
 from ..layers import registry
 from . import losses
-from .masked import find_mask, harmless, pair, weigh
+from .masked import find_mask, pair, prepared, weigh
 
 AUTOMATIC = ("accuracy", "acc")  # names whose meaning depends on the loss
 
@@ -97,7 +97,7 @@ class FunctionMetric(Metric):
         """Add a batch; `mask` defaults to the one attached to `y_pred`."""
         y_pred = as_tensor(y_pred)
         mask = find_mask(y_pred, mask, self.name)
-        y_true, y_pred = harmless(y_true, y_pred, mask)
+        y_true, y_pred = prepared(y_true, y_pred, mask)
         values = as_tensor(self.function(y_true, y_pred, **self.settings), "float64")
         if values.ndim == 0:
             self.add(values.item(), 1.0)
@@ -163,9 +163,7 @@ class BinaryCrossentropy(FunctionMetric):
     direction = "down"
 
     def __init__(self, name: str | None = None, from_logits: bool = False, label_smoothing: float = 0.0) -> None:
-        super().__init__(
-            losses.binary_crossentropy, name, from_logits=from_logits, label_smoothing=label_smoothing
-        )
+        super().__init__(losses.binary_crossentropy, name, from_logits=from_logits, label_smoothing=label_smoothing)
 
 
 @registry.register(kind="metric", aliases=("cce",))

@@ -34,8 +34,9 @@ def all_finite(array: np.ndarray) -> bool:
     if array.dtype.kind not in "fc":
         return True
     flat = array.ravel(order="K")
-    # A sum of squares cannot hide a NaN or an infinity; it may overflow by itself.
-    return bool(np.isfinite(np.dot(flat, flat))) or bool(np.isfinite(array).all())
+    with np.errstate(over="ignore", invalid="ignore"):
+        # A sum of squares cannot hide a NaN or an infinity; it may overflow by itself.
+        return bool(np.isfinite(np.dot(flat, flat))) or bool(np.isfinite(array).all())
 
 
 def first_bad(value: Any, mask: Any = None) -> Place | None:
@@ -95,39 +96,32 @@ def explain(model: Any, compiled: Compiled, run: Callable[[], Any], batch: Batch
 
     `run` computes the model's outputs for the batch once more, with the same random numbers and states.
     """
+    symptom = f"the loss is {loss}"
     for variable in model.weights:
         place = first_bad(variable)
         if place is not None:
-            what = f"the loss is {loss} because the weight {named_weight(model, variable)} holds {place.value}"
-            return _error(what, "a weight was set to it, or an update overflowed")
-    witness = _Witness()
-    with observe(witness):
-        outputs = trees.flatten(run())[0]
-    found = _in_data(batch.input_names, batch.inputs, [witness.mask_for(x) for x in batch.inputs], loss, "input")
-    if found is None and witness.bad:
-        label, place = witness.bad[0]
-        owner, owner_place = _enclosing(model, label, witness.bad) if place.step is None else (label, place)
-        inside = "" if owner == label else f" (inside of it {label})"
-        what = f"the loss is {loss}: {owner} is the first layer whose output is not finite{inside}"
-        return _error(what, f"{place.value}, {owner_place}")
+            return _error(f"{symptom} because the weight {named_weight(model, variable)} holds {place.value}")
+    witness, outputs = _witnessed(run)
+    input_masks = [witness.mask_for(x) for x in batch.inputs]
     masks = [output.mask for output in outputs]
     names = [goal.name for goal in compiled.goals]
-    found = found or _in_data(names, batch.targets, masks, loss, "target of output")
-    found = found or _in_data(names, batch.weights, masks, loss, "sample weight of output")
-    return found or _in_losses(compiled.goals, outputs, batch, loss)
+    return (
+        _in_data(symptom, "input", batch.input_names, batch.inputs, input_masks)
+        or _in_layers(symptom, model, witness)
+        or _in_data(symptom, "target of output", names, batch.targets, masks)
+        or _in_data(symptom, "sample weight of output", names, batch.weights, masks)
+        or _in_losses(symptom, compiled.goals, outputs, batch)
+    )
 
 
 def explain_gradient(
-    model: Any, variables: Sequence[Variable], gradients: Sequence[Any], loss: float
+    model: Any, variables: Sequence[Variable], gradients: Sequence[Any], run: Callable[[], Any], loss: float
 ) -> NonFiniteError:
     """The error for a step whose loss is finite and whose gradient is not."""
-    bad = [
-        (variable, place)
-        for variable, gradient in zip(variables, gradients, strict=True)
-        if gradient is not None and (place := first_bad(gradient)) is not None
-    ]
-    names = ", ".join(named_weight(model, variable) for variable, _ in bad)
-    return _error(f"the loss is {loss:g}, but the gradient of {names} is not finite", f"{bad[0][1].value}")
+    bad = [v for v, g in zip(variables, gradients, strict=True) if g is not None and not all_finite(g.value)]
+    names = ", ".join(named_weight(model, variable) for variable in bad)
+    symptom = f"the loss is {loss:g}, but the gradient of {names} is not finite"
+    return _in_layers(symptom, model, _witnessed(run)[0]) or _error(symptom)
 
 
 def explain_update(model: Any, variables: Sequence[Variable], rate: float) -> NonFiniteError:
@@ -142,7 +136,7 @@ def named_weight(model: Layer, variable: Variable) -> str:
     return f"{variable.name!r}" + (f" of {owners[-1].label}" if owners else "")
 
 
-def _error(what: str, got: str) -> NonFiniteError:
+def _error(what: str, got: str | None = None) -> NonFiniteError:
     return NonFiniteError(
         what,
         got=got,
@@ -152,18 +146,36 @@ def _error(what: str, got: str) -> NonFiniteError:
     )
 
 
+def _witnessed(run: Callable[[], Any]) -> tuple[_Witness, list[Tensor]]:
+    witness = _Witness()
+    with observe(witness):
+        return witness, trees.flatten(run())[0]
+
+
 def _in_data(
-    names: Sequence[str], arrays: Sequence[Any], masks: Sequence[Any], loss: float, role: str
+    symptom: str, role: str, names: Sequence[str], arrays: Sequence[Any], masks: Sequence[Any]
 ) -> NonFiniteError | None:
     for name, array, mask in zip(names, arrays, masks, strict=True):
+        # Weights and single features come as (batch, time).
         place = None if array is None else first_bad(array if np.ndim(array) != 2 else array[..., None], mask)
         if place is not None:
             return NonFiniteError(
-                f"the loss is {loss} because the {role} {name!r} is not finite",
+                f"{symptom} because the {role} {name!r} is not finite",
                 got=f"{place.value}, {place}",
                 expected="finite numbers, or a mask that leaves these steps out",
             )
     return None
+
+
+def _in_layers(symptom: str, model: Layer, witness: _Witness) -> NonFiniteError | None:
+    if not witness.bad:
+        return None
+    label, place = witness.bad[0]
+    owner, place = _enclosing(model, label, witness.bad) if place.step is None else (label, place)
+    inside = "" if owner == label else f" (inside of it {label})"
+    return _error(
+        f"{symptom}: {owner} is the first layer whose output is not finite{inside}", f"{place.value}, {place}"
+    )
 
 
 def _enclosing(model: Layer, label: str, bad: list[tuple[str, Place]]) -> tuple[str, Place]:
@@ -176,7 +188,7 @@ def _enclosing(model: Layer, label: str, bad: list[tuple[str, Place]]) -> tuple[
     return label, bad[0][1]
 
 
-def _in_losses(goals: Sequence[Goal], outputs: Sequence[Tensor], batch: Batch, loss: float) -> NonFiniteError:
+def _in_losses(symptom: str, goals: Sequence[Goal], outputs: Sequence[Tensor], batch: Batch) -> NonFiniteError:
     for goal, output, target, weight in zip(goals, outputs, batch.targets, batch.weights, strict=True):
         if goal.loss is None:
             continue
@@ -185,6 +197,6 @@ def _in_losses(goals: Sequence[Goal], outputs: Sequence[Tensor], batch: Batch, l
         values = np.asarray(apart(target, output, weight))
         place = first_bad(values[..., None] if output.ndim >= 3 and values.ndim == 2 else values)
         if place is not None or not np.isfinite(float(goal.latest[0])):
-            what = f"the loss is {loss}: {goal.loss.name} of output {goal.name!r} overflowed, its inputs are finite"
+            what = f"{symptom}: {goal.loss.name} of output {goal.name!r} overflowed, its inputs are finite"
             return _error(what, "the sum over the batch" if place is None else f"{place.value}, {place}")
-    return _error(f"the loss is {loss} because a regularizer's penalty is not finite", f"{loss}")
+    return _error(f"{symptom} because a regularizer's penalty is not finite")

@@ -17,6 +17,8 @@ from ..errors import ArgumentError, FormatError, ShapeError
 from ..layers import registry
 from . import schedules
 
+Rate = float | schedules.LearningRateSchedule
+
 
 class Optimizer:
     """The base: the learning rate, clipping, weight decay, and the arrays kept for each Variable.
@@ -37,7 +39,7 @@ class Optimizer:
 
     def __init__(
         self,
-        learning_rate: float | schedules.LearningRateSchedule,
+        learning_rate: Rate,
         *,
         weight_decay: float | None = None,
         clipnorm: float | None = None,
@@ -60,7 +62,7 @@ class Optimizer:
         self._kept: dict[int, tuple[Variable, list[np.ndarray]]] = {}
         self._scratch: dict[tuple[Any, ...], np.ndarray] = {}
 
-    def _checked_rate(self, rate: Any) -> float | schedules.LearningRateSchedule:
+    def _checked_rate(self, rate: Any) -> Rate:
         if isinstance(rate, schedules.LearningRateSchedule):
             return rate
         if isinstance(rate, dict):
@@ -76,11 +78,11 @@ class Optimizer:
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next update; assign a number or a schedule to change it."""
-        return self._rate(self.iterations) if isinstance(self._rate, schedules.LearningRateSchedule) else self._rate
+        return self._rate if isinstance(self._rate, float) else self._rate(self.iterations)
 
     @learning_rate.setter
-    def learning_rate(self, rate: float | schedules.LearningRateSchedule) -> None:
-        if isinstance(self._rate, schedules.LearningRateSchedule) and not isinstance(rate, schedules.LearningRateSchedule):
+    def learning_rate(self, rate: Rate) -> None:
+        if not isinstance(self._rate, float) and not isinstance(rate, schedules.LearningRateSchedule):
             raise ArgumentError(
                 f"{type(self).__name__}: the learning rate follows a {type(self._rate).__name__} and cannot be set",
                 got=rate,
@@ -190,7 +192,7 @@ class Optimizer:
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, with the learning rate as it is now."""
-        rate = registry.serialize(self._rate) if isinstance(self._rate, schedules.LearningRateSchedule) else self._rate
+        rate = self._rate if isinstance(self._rate, float) else registry.serialize(self._rate)
         names = ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "name")
         return {"learning_rate": rate} | {name: getattr(self, name) for name in names}
 
@@ -228,7 +230,7 @@ class SGD(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float | schedules.LearningRateSchedule = 0.01,
+        learning_rate: Rate = 0.01,
         momentum: float = 0.0,
         nesterov: bool = False,
         **common: Any,
@@ -267,7 +269,7 @@ class RMSprop(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float | schedules.LearningRateSchedule = 0.001,
+        learning_rate: Rate = 0.001,
         rho: float = 0.9,
         momentum: float = 0.0,
         epsilon: float = 1e-7,
@@ -321,7 +323,7 @@ class Adam(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float | schedules.LearningRateSchedule = 0.001,
+        learning_rate: Rate = 0.001,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
@@ -366,7 +368,7 @@ class AdamW(Adam):
 
     def __init__(
         self,
-        learning_rate: float | schedules.LearningRateSchedule = 0.001,
+        learning_rate: Rate = 0.001,
         weight_decay: float = 0.004,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
@@ -382,7 +384,6 @@ def _move_towards(mean: np.ndarray, value: np.ndarray, share: float) -> None:
     value -= mean
     value *= share
     mean += value
-
 
 
 def get(optimizer: Any) -> Optimizer:

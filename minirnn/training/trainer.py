@@ -24,8 +24,17 @@ class Trainer:
     """A mixin for layers that are whole models; `Model` has it.
 
     Data are arrays with the samples on axis 0, for several inputs or outputs in lists or in dicts by name.
+
+    >>> from minirnn.layers import Dense, Input
+    >>> from minirnn.models import Sequential
+    >>> model = Sequential([Input((1,)), Dense(1)])
+    >>> model.compile("sgd", loss="mse", metrics=["mae"])
+    >>> history = model.fit([[0.0], [1.0], [2.0]], [[1.0], [3.0], [5.0]], epochs=4, verbose=0)
+    >>> len(history.history["mae"]), model.predict([[3.0]]).shape
+    (4, (1, 1))
     """
 
+    metadata: dict[str, Any] | None = None  # plain values of the user's, saved with the model
     stop_training = False
     trained_epochs = 0  # what fit's initial_epoch must be to go on where training ended
     history: History | None = None

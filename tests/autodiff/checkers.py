@@ -85,9 +85,7 @@ class Probe:
     def slope(self, *floats: Array) -> Any:
         """The derivative along a random direction, by the vjp rule: a function to differentiate again."""
         found = self.gradients([Tensor(x) for x in floats])
-        return sum(
-            np.sum(d * np.asarray(g)) for d, g in zip(self.directions, found, strict=True) if g is not None
-        )
+        return sum(np.sum(d * np.asarray(g)) for d, g in zip(self.directions, found, strict=True) if g is not None)
 
     def slope_gradients(self, floats: list[Tensor]) -> list[Tensor]:
         """The gradients of `slope`, by the tape again."""

@@ -24,7 +24,7 @@ from tests.reference.checks import max_error
 RECORDS = [p for p in PRIMITIVES.values() if checkers.has_sample(p)]
 DIFFERENTIABLE = [p for p in RECORDS if p.vjp is not None]
 LINEAR = [p for p in RECORDS if p.linear is not None]
-MAPS = [p for p in RECORDS if p.form == "map" and p.domain and p.samples is None]
+MAPS = [p for p in RECORDS if p.form == "map" and p.domain]
 
 
 def by_name(primitive: Primitive) -> str:
@@ -105,6 +105,25 @@ def test_maps_broadcast_whatever_the_shapes(primitive: Primitive, data: st.DataO
         for x, g in zip(tensors, probe.gradients(tensors), strict=True):
             assert (g.shape, g.dtype) == (x.shape, x.dtype)
         assert max(checkers.vjp_errors(primitive, operands, params).values()) <= 1.0
+
+
+@pytest.mark.parametrize("primitive", [p for p in MAPS if len(p.domain) > 1 and p.vjp is not None], ids=by_name)
+def test_numbers_as_operands_are_arrays_of_no_axes(primitive: Primitive) -> None:
+    operands, params = sample(primitive)
+    for place in range(len(operands)):
+        number = float(operands[place].flat[0])
+        others = [Tensor(x) for x in operands]
+        as_array = [*others[:place], Tensor(np.array(number)), *others[place + 1 :]]
+        as_number = [*others[:place], number, *others[place + 1 :]]
+        found = []
+        for inputs in (as_array, as_number):
+            with Tape() as tape:
+                tape.watch(others)
+                out = apply(primitive, *inputs, **params)
+            found.append([out, *[g for g in tape.gradient(out, others) if g is not None]])
+        for a, b in zip(*found, strict=True):
+            assert a.dtype == b.dtype == np.float64
+            np.testing.assert_array_equal(a, b)
 
 
 # planted bugs ------------------------------------------------------------------------------------

@@ -88,6 +88,11 @@ def test_a_replaced_weight_is_gone() -> None:
     assert [v.name for v in layer.weights] == ["new", "shift"]
 
 
+def test_a_layer_without_call_says_so() -> None:
+    with pytest.raises(NotImplementedError, match=r"Layer has no call\(\)"):
+        Layer()(np.ones((1, 2)))
+
+
 def test_a_weight_kept_nowhere_is_found() -> None:
     layer = Layer()
     layer.add_weight("loose", (2,), "ones")
@@ -196,3 +201,8 @@ def test_observers_see_every_layer_innermost_first() -> None:
 def test_units_are_positive_integers(cls: Any, units: Any) -> None:
     with pytest.raises(ArgumentError, match="units"):
         cls(units)
+
+
+def test_an_unknown_argument_names_the_class_and_the_argument() -> None:
+    with pytest.raises(ArgumentError, match="Dense takes no argument of this name\n  got: colour"):
+        Dense(3, colour="red")

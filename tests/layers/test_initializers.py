@@ -135,7 +135,9 @@ def test_penalties_and_constraints_of_a_layer() -> None:
     assert layer.losses == []
 
 
-@pytest.mark.parametrize("name", ["tanh", "sigmoid", "relu", "hard_sigmoid", "hard_sigmoid_keras2", "exponential", "swish"])
+@pytest.mark.parametrize(
+    "name", ["tanh", "sigmoid", "relu", "hard_sigmoid", "hard_sigmoid_keras2", "exponential", "swish"]
+)
 def test_activations_by_name(name: str) -> None:
     function = activations.get(name)
     x = np.array([-3.0, -0.5, 0.0, 0.5, 3.0])
@@ -171,7 +173,12 @@ def test_registered_names() -> None:
 
 
 def test_damaged_configurations() -> None:
-    for damaged in ({"class_name": "Dense"}, {"class_name": 3, "config": {}}, {"class_name": "Dense", "config": [1]}, 7):
+    for damaged in (
+        {"class_name": "Dense"},
+        {"class_name": 3, "config": {}},
+        {"class_name": "Dense", "config": [1]},
+        7,
+    ):
         with pytest.raises((FormatError, ArgumentError)):
             registry.deserialize(damaged, "layer")
     with pytest.raises(ArgumentError, match="no name"):

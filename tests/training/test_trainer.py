@@ -194,12 +194,14 @@ STEPS = np.arange(5) < np.array(LENGTHS)[:, None]
 
 
 def masked_model() -> Sequential:
-    return Sequential([
-        Input((None, 3), dtype="float64"),
-        Masking(-1.0, dtype="float64"),
-        LSTM(4, return_sequences=True, dtype="float64"),
-        Dense(2, dtype="float64"),
-    ])
+    return Sequential(
+        [
+            Input((None, 3), dtype="float64"),
+            Masking(-1.0, dtype="float64"),
+            LSTM(4, return_sequences=True, dtype="float64"),
+            Dense(2, dtype="float64"),
+        ]
+    )
 
 
 def padded_data() -> tuple[Array, Array]:
@@ -258,12 +260,14 @@ def test_a_batch_without_a_valid_step_changes_nothing() -> None:
 def test_masks_of_an_embedding_with_integer_labels() -> None:
     ids = np.where(STEPS, RNG.integers(1, 6, (6, 5)), 0)
     labels = np.where(STEPS, RNG.integers(0, 3, (6, 5)), -1)
-    model = Sequential([
-        Input((None,), dtype="int64"),
-        Embedding(6, 4, mask_zero=True),
-        SimpleRNN(5, return_sequences=True),
-        Dense(3, "softmax"),
-    ])
+    model = Sequential(
+        [
+            Input((None,), dtype="int64"),
+            Embedding(6, 4, mask_zero=True),
+            SimpleRNN(5, return_sequences=True),
+            Dense(3, "softmax"),
+        ]
+    )
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     loss, accuracy = model.evaluate(ids, labels, batch_size=4, verbose=0)
     p = model.predict(ids)
@@ -329,10 +333,12 @@ def test_dropout_acts_in_fit_only() -> None:
 
 
 def test_stateful_layers_go_on_from_batch_to_batch() -> None:
-    model = Sequential([
-        Input(batch_shape=(2, None, 3), dtype="float64"),
-        LSTM(4, return_sequences=True, stateful=True, dtype="float64"),
-    ])
+    model = Sequential(
+        [
+            Input(batch_shape=(2, None, 3), dtype="float64"),
+            LSTM(4, return_sequences=True, stateful=True, dtype="float64"),
+        ]
+    )
     x = RNG.standard_normal((2, 6, 3))
     whole = model.predict(x)
     model.reset_states()

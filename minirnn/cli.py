@@ -1,0 +1,175 @@
+"""The command `minirnn`: demo, train, generate, bench, config."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from . import bench, config
+from .demo import charmodel, run
+from .errors import MinirnnError
+from .version import __version__
+
+_BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+_INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 1 after an error, 2 for wrong usage, 130 after Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # in a pipe, too, each line is seen at once; what Unicode lacks is escaped
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
+    try:
+        if os.name == "posix":  # blocked where this command began anew
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        if arguments is None and options.one_blas_thread:
+            _begin_anew_with_one_blas_thread()
+        options.command(options)
+        sys.stdout.flush()
+    except KeyboardInterrupt as error:
+        return _failed(str(error) or "interrupted", _INTERRUPTED)
+    except BrokenPipeError:  # the reader of a pipe has seen enough, as in `minirnn generate MODEL | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still flushes at its end
+        return 1
+    except MemoryError:
+        return _failed("error: there is not enough memory", 1)
+    except OSError as error:
+        return _failed(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", 1)
+    except MinirnnError as error:
+        return _failed(f"error: {error}", 1)
+    return 0
+
+
+def _failed(message: str, code: int) -> int:
+    sys.stdout.flush()
+    print(f"minirnn: {message}", file=sys.stderr)
+    return code
+
+
+def _begin_anew_with_one_blas_thread() -> None:
+    """Start this command once more, with BLAS told to use one thread, unless its threads are chosen already.
+
+    A training step makes hundreds of small products.  Two threads gain little on them, and lose a hundredfold on
+    cores that others use, too, because each product waits until both have run.  BLAS reads the setting when NumPy
+    is imported, which is too early to change it here.
+    """
+    if os.name == "posix" and sys.executable and not any(name in os.environ for name in _BLAS_THREADS):
+        # Ctrl-C waits until main can tell of it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        environment = {**os.environ, **dict.fromkeys(_BLAS_THREADS, "1")}
+        os.execve(sys.executable, sys.orig_argv, environment)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="minirnn", description="Recurrent networks from one written step. `minirnn demo` shows what it does."
+    )
+    parser.add_argument("--version", action="version", version=f"minirnn {__version__}")
+    commands = parser.add_subparsers(metavar="command", required=True)
+
+    def command(
+        name: str, f: Callable[[argparse.Namespace], None], text: str, trains: bool = False
+    ) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        made.set_defaults(command=f, one_blas_thread=trains)
+        return made
+
+    demo = command("demo", _demo, "train a character model on Python's own reference text, in a minute", trains=True)
+    _add_training_options(demo, "minirnn-demo.safetensors")
+
+    train = command("train", _train, "train a character model on a text file", trains=True)
+    train.add_argument("--text", metavar="FILE", required=True, help="UTF-8 text; the last tenth is held out")
+    train.add_argument("--resume", metavar="MODEL", help="go on with a model that was trained on this text")
+    _add_training_options(train, "minirnn-NAME.safetensors, or MODEL of --resume")
+
+    generate = command("generate", _generate, "let a character model write, one character at a time")
+    generate.add_argument("model", metavar="MODEL", help="a file that demo or train saved")
+    generate.add_argument("--prompt", help="the text to go on from")
+    generate.add_argument("--length", type=_count, default=500, metavar="N", help="characters to write (500)")
+    generate.add_argument(
+        "--temperature", type=_not_negative, default=0.7, metavar="T",
+        help="above 1 wilder, below 1 tamer, 0 always the likeliest character (0.7)",
+    )  # fmt: skip
+    generate.add_argument("--seed", type=_seed, metavar="N", help="an equal seed gives an equal text")
+
+    timing = command("bench", _bench, "time training steps on the engines, side by side")
+    timing.add_argument("--rounds", type=_count, default=9, metavar="N", help="turns of which the median counts (9)")
+    timing.add_argument("--json", action="store_true", help="print JSON")
+
+    command("config", lambda options: config.show_config(), "print versions, processor and settings")
+    return parser
+
+
+def _add_training_options(parser: argparse.ArgumentParser, out: str) -> None:
+    parser.add_argument("--out", metavar="MODEL", help=f"where to save the model ({out})")
+    parser.add_argument("--overwrite", action="store_true", help="replace whatever file is there")
+    parser.add_argument("--seed", type=_seed, default=1, metavar="N", help="an equal seed repeats a run (1)")
+    parser.add_argument("--units", type=_count, metavar="N", help=f"size of the LSTM ({run.UNITS})")
+    parser.add_argument("--seconds", type=_positive, metavar="S", help=f"time for training ({run.SECONDS:g})")
+    parser.add_argument("--epochs", type=_positive, metavar="N", help="passes over the text, however long they take")
+
+
+def _wishes(options: argparse.Namespace) -> run.Wishes:
+    return run.Wishes(**{name: getattr(options, name) for name in run.Wishes._fields})
+
+
+def _demo(options: argparse.Namespace) -> None:
+    run.demo(_wishes(options))
+
+
+def _train(options: argparse.Namespace) -> None:
+    run.train(options.text, _wishes(options), options.resume)
+
+
+def _generate(options: argparse.Namespace) -> None:
+    model, vocabulary = charmodel.load(options.model)
+    prompt = run.sample_prompt(vocabulary) if options.prompt is None else options.prompt
+    written = charmodel.write(model, vocabulary, prompt, options.length, options.temperature, options.seed)
+    print(run.printable(prompt), end="", flush=True)
+    try:
+        for character in written:
+            print(run.printable(character), end="", flush=True)
+    finally:  # after Ctrl-C too, so that what follows begins a line
+        print()
+
+
+def _bench(options: argparse.Namespace) -> None:
+    rows = bench.run(rounds=options.rounds)
+    print(bench.as_json(rows) if options.json else bench.table(rows))
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a whole number of at least 1 is expected")
+    return number
+
+
+def _seed(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text}: a whole number of at least 0 is expected")
+    return number
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: a positive number is expected")
+    return number
+
+
+def _not_negative(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: a number of at least 0 is expected")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())
