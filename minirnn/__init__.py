@@ -9,11 +9,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from . import errors
 from .autodiff import Tape, Tensor, Variable, ops, random
 from .autodiff.random import seed
 from .autodiff.transforms import grad, hvp, jacobian, jvp, per_sample_grad, value_and_grad, vjp
 from .config import default_dtype, engine, show_config
-from .scan import scan
+from .scan import scan, scan_values, step_graph
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ __all__ = [
     "custom_object_scope",
     "default_dtype",
     "engine",
+    "errors",
     "grad",
     "hvp",
     "initializers",
@@ -74,9 +76,11 @@ __all__ = [
     "register",
     "regularizers",
     "scan",
+    "scan_values",
     "schedules",
     "seed",
     "show_config",
+    "step_graph",
     "value_and_grad",
     "vjp",
 ]

@@ -111,6 +111,8 @@ class Tensor(Operators):
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         name = func.__name__
+        if name in _SHAPE_READERS and len(args) == 1 and not kwargs:
+            return getattr(args[0], name)
         if name in _READERS:
             return func(*_without_tensors(args), **kwargs)
         if name not in PUBLIC or func is not getattr(np, name, None):
@@ -395,6 +397,7 @@ def _without_tensors(args: Any) -> Any:
 
 _UFUNC_NAMES = {"true_divide": "divide", "absolute": "abs", "invert": "bitwise_not"}
 # NumPy functions that only look at values and whose results are no arrays to differentiate.
-_READERS = {"allclose", "array_equal", "shape", "ndim", "size", "array_repr", "array_str", "array2string"}
+_SHAPE_READERS = {"shape", "ndim", "size"}  # need no values, so they also work while a step is traced
+_READERS = {*_SHAPE_READERS, "allclose", "array_equal", "array_repr", "array_str", "array2string"}
 # Functions that in NumPy, unlike here, go over all elements unless told an axis: its place among the arguments.
 _AXIS_PLACE = {"take": 2, "argmax": 1}

@@ -16,6 +16,7 @@ from .. import config
 from ..autodiff import ops, trees
 from ..autodiff.tensor import Tensor, Variable
 from ..errors import ArgumentError, DtypeError, MinirnnError, ShapeError
+from ..stepgraph.trace import SETTINGS
 from . import constraints, initializers, registry, regularizers
 
 # Keys that Keras 2 or 3 writes into configurations and that have no meaning here.
@@ -29,6 +30,7 @@ _MUST_BE_NONE = ("activity_regularizer", "noise_shape", "seed")
 _name_counts: Counter[str] = Counter()
 _observer: contextvars.ContextVar[Callable[[str, Any], None] | None] = contextvars.ContextVar("observer", default=None)
 _training: contextvars.ContextVar[bool] = contextvars.ContextVar("training", default=False)
+SETTINGS.append(_training.get)  # a step that calls layers is traced anew for training
 
 
 class _CallFace(NamedTuple):

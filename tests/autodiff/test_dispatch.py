@@ -10,6 +10,7 @@ import pytest
 
 import minirnn as mr
 from minirnn import ops
+from minirnn.autodiff import trace
 from minirnn.autodiff.operators import PUBLIC, Operators
 from minirnn.errors import ArgumentError, DtypeError, MinirnnError, ShapeError
 
@@ -352,3 +353,8 @@ def test_the_same_errors_in_a_traced_step() -> None:
         if not any(word in match for word in by_values) or "axis" in match:
             with pytest.raises(error, match=match):
                 eval_shapes(call, mr.Tensor(X))
+
+
+def test_shapes_are_known_while_a_step_is_traced() -> None:
+    seen = trace.eval_shapes(lambda x: x * (np.ndim(x) + np.size(x) + np.shape(x)[0]), mr.Tensor(np.ones((2, 3))))
+    assert seen.shape == (2, 3)

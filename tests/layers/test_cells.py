@@ -151,7 +151,7 @@ def test_errors() -> None:
         LSTMCell(2)(np.ones((2, 3, 4)), [np.zeros((2, 2))] * 2)
     with pytest.raises(ArgumentError, match="implementation"):
         GRUCell(2, implementation=3)
-    with pytest.raises(TypeError, match="unknown_option"):
+    with pytest.raises(ArgumentError, match="unknown_option"):
         LSTMCell(2, unknown_option=1)
     with pytest.raises(ArgumentError, match="an empty list"):
         StackedRNNCells([])

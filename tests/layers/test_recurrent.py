@@ -11,7 +11,20 @@ import pytest
 import minirnn as mr
 from minirnn.autodiff import trees
 from minirnn.errors import ArgumentError, DtypeError, ShapeError, StateError
-from minirnn.layers import GRU, LSTM, RNN, Embedding, GRUCell, Input, LSTMCell, SimpleRNN, SimpleRNNCell, registry
+from minirnn.layers import (
+    GRU,
+    LSTM,
+    RNN,
+    Dropout,
+    Embedding,
+    GRUCell,
+    Input,
+    LSTMCell,
+    SimpleRNN,
+    SimpleRNNCell,
+    registry,
+)
+from minirnn.layers.base import training_scope
 from minirnn.layers.functional import FunctionGraph
 from minirnn.stepgraph.split import split
 from minirnn.stepgraph.trace import trace_step
@@ -364,3 +377,13 @@ def test_configurations_of_rnn() -> None:
 
 def test_float64_of_a_cell_is_that_of_its_layer() -> None:
     assert RNN(GRUCell(2, dtype="float64"))(np.ones((1, 2, 3))).dtype == np.float64
+
+
+def test_a_step_is_traced_anew_for_training() -> None:
+    drop = Dropout(0.5)
+    runs = []
+    for training in (False, True, False):
+        with training_scope(training):
+            last, _ = mr.scan(lambda h, x: (h + drop(x), None), np.zeros((3, 4), "f4"), np.ones((2, 3, 4), "f4"))
+        runs.append(last.numpy())
+    assert (runs[0] == 2).all() and (runs[2] == 2).all() and not (runs[1] == 2).all()
