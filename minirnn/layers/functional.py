@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import config
 from ..autodiff import ops, trees
-from ..autodiff.operators import Operators
+from ..autodiff.operators import PUBLIC, Operators
 from ..autodiff.tensor import Tensor, Variable
 from ..autodiff.trace import abstract, eval_shapes
 from ..errors import ArgumentError, DtypeError, FormatError, MinirnnError, ShapeError
@@ -213,8 +213,8 @@ class Operation(Layer):
     """An operation of `mr.ops` as a node of a functional graph; it has no weights and serialises by name."""
 
     def __init__(self, operation: str, name: str | None = None, dtype: Any = None, trainable: bool = True) -> None:
-        function = getattr(ops, operation, None) if not operation.startswith("_") else None
-        if not callable(function):
+        function = PUBLIC.get(operation)
+        if function is None:
             raise ArgumentError(
                 "unknown operation", got=repr(operation), expected="the name of a function of minirnn.ops"
             )

@@ -34,6 +34,8 @@ class CellFace:
         face = face_of(cell.call)
         self._takes_training = face.accepts("training")
         self.takes_constants = face.accepts("constants")
+        maker = getattr(cell, "get_initial_state", None)
+        self._maker_face = None if maker is None else face_of(maker)
         self._built = False
 
     @property
@@ -68,12 +70,11 @@ class CellFace:
 
     def initial_states(self, inputs: Any, batch: int, dtype: str) -> Any:
         """The cell's own initial states, or zeros."""
-        maker = getattr(self.cell, "get_initial_state", None)
-        if maker is None:
+        if self._maker_face is None:
             return zero_states(self.shapes, batch, dtype)
-        face = face_of(maker)
         offered = {"inputs": inputs, "batch_size": batch, "dtype": dtype}
-        states = maker(**{name: value for name, value in offered.items() if face.accepts(name)})
+        taken = {name: value for name, value in offered.items() if self._maker_face.accepts(name)}
+        states = self.cell.get_initial_state(**taken)
         return as_states(checked_states(states, self.shapes, batch, self.label, "get_initial_state:"), dtype)
 
     def check_constants(self, constants: Any) -> None:
