@@ -38,6 +38,8 @@ class Model(Trainer, Layer):
 
     graph: FunctionGraph | None = None
 
+    needs_arrays = False  # it checks its inputs by name
+
     def __init__(self, inputs: Any = None, outputs: Any = None, name: str | None = None, **options: Any) -> None:
         super().__init__(name=name, **options)
         if (inputs is None) != (outputs is None):

@@ -138,8 +138,10 @@ Results = tuple[list[Tensor], list[Tensor], Any]  # carry, ys, form of y
 def _inputs(init: Any, xs: Any, length: int | None) -> tuple[Leaves, Leaves, int]:
     carry_leaves, carry_form = trees.flatten(init)
     x_leaves, x_form = trees.flatten(xs)
-    carry = [as_tensor(leaf) for leaf in carry_leaves]
     sequences = [as_tensor(leaf) for leaf in x_leaves]
+    floats = [x.dtype for x in [*sequences, *carry_leaves] if getattr(x, "shape", ()) and x.dtype.kind == "f"]
+    # A number adapts to the arrays that it will meet.
+    carry = [as_tensor(leaf, floats[0] if floats and _is_float_number(leaf) else None) for leaf in carry_leaves]
     lengths = {t.shape[0] if t.shape else None for t in sequences}
     if None in lengths:
         raise ShapeError("scan: xs without a time axis", got="shape ()", expected="(T, B, ...)")
@@ -153,6 +155,10 @@ def _inputs(init: Any, xs: Any, length: int | None) -> tuple[Leaves, Leaves, int
         raise ArgumentError("scan: length", got=repr(length), expected=expected)
     assert steps is not None
     return (carry, carry_form), (sequences, x_form), int(steps)
+
+
+def _is_float_number(x: Any) -> bool:
+    return isinstance(x, (float, np.floating))
 
 
 def _is_count(value: Any, least: int) -> bool:

@@ -11,6 +11,7 @@ import pytest
 
 import minirnn as mr
 from minirnn import ops
+from minirnn.errors import TraceError
 from minirnn.stepgraph import trace as trace_module
 
 from .stepgraph.agreement import error
@@ -408,3 +409,25 @@ def test_a_checkpointed_scan_keeps_carries_of_segments_only() -> None:
 
     assert kept(8) <= (64 // 8 + 2) * B * U
     assert kept(None) >= 64 * B * U
+
+
+def test_assign_in_a_step_happens_at_each_step_or_is_an_error() -> None:
+    count = mr.Variable(0.0, trainable=False)
+
+    def step(h: Any, x: Any) -> Any:
+        count.assign(np.asarray(count) + 1)
+        return h + x * count, None
+
+    with pytest.raises(TraceError, match='engine="reference"'):
+        mr.scan(step, np.zeros((2, 3), "f4"), np.ones((4, 2, 3), "f4"), engine="numpy")
+    assert float(count) == 0
+    last, _ = mr.scan(step, np.zeros((2, 3), "f4"), np.ones((4, 2, 3), "f4"), engine="reference")
+    assert (last.numpy() == 10).all() and float(count) == 4
+
+
+@pytest.mark.parametrize("engine", ["reference", "numpy"])
+@pytest.mark.parametrize("zero", [0.0, np.float32(0), np.float64(0)])
+def test_a_number_as_carry_adapts_to_the_xs(engine: str, zero: Any) -> None:
+    for dtype in ("float32", "float64"):
+        total, _ = mr.scan(lambda c, x: (c + x, c), zero, np.ones(4, dtype), engine=engine)
+        assert total.dtype == dtype and float(total) == 4

@@ -314,7 +314,7 @@ def all(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
 
 
 @public
-def argmax(x: Any, axis: int | None = -1) -> Any:
+def argmax(x: Any, axis: int | None = None) -> Any:
     """The index of the first largest element along an axis (of the flattened x for None); without gradient."""
     x = operand(x)
     if axis is None:

@@ -195,7 +195,7 @@ def getitem(x: Any, index: Any) -> Any:
 
 
 @public
-def take(x: Any, indices: Any, axis: int | None = 0) -> Any:
+def take(x: Any, indices: Any, axis: int | None = None) -> Any:
     """The entries of an axis (of the flattened x for None) that integers name; an index outside is an error."""
     x, indices = operand(x), operand(indices)
     if axis is None:

@@ -7,7 +7,10 @@ every operation and lets nothing be computed, so that a step is recorded on shap
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
+import inspect
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -121,8 +124,14 @@ class Tensor(Operators):
                 expected="a function of mr.ops",
                 fix="use np.asarray(t) for its values, without a gradient",
             )
-        if len(args) <= _AXIS_PLACE.get(name, -1):
-            kwargs = {"axis": None, **kwargs}
+        try:
+            inspect.signature(PUBLIC[name]).bind(*args, **kwargs)
+        except TypeError as error:
+            raise DtypeError(
+                f"np.{name} of a Tensor with these arguments has no derivative here: {error}",
+                expected=f"mr.ops.{name}{inspect.signature(PUBLIC[name])}",
+                fix="use np.asarray(t) for its values, without a gradient",
+            ) from None
         return PUBLIC[name](*args, **kwargs)
 
     def __len__(self) -> int:
@@ -174,7 +183,19 @@ class Variable(Tensor):
         self._snapshot: Tensor | None = None
 
     def assign(self, value: Any) -> Variable:
-        """Replace the value by one of the same shape; ShapeError for another."""
+        """Replace the value by one of the same shape; ShapeError for another.
+
+        While a step is traced it raises TraceError: the assignment would happen once and not at
+        every step.  Where only shapes are asked for, nothing is assigned, as nothing is computed.
+        """
+        trace = current_trace()
+        if trace is not None:
+            if trace.shapes_only:
+                return self
+            raise TraceError(
+                f"Variable {self.name or ''}: assign inside a traced step, where it would not happen at each step",
+                fix='carry the value from step to step, or scan(..., engine="reference"), which runs any Python',
+            )
         array = _own_array(value, self.dtype)
         if array.shape != self.shape:
             raise ShapeError(f"Variable {self.name or ''}: assign", got=array.shape, expected=self.shape)
@@ -280,6 +301,16 @@ def push_recorder(recorder: Any) -> contextvars.Token[tuple[tuple[Any, ...], Tra
 def pop_recorder(token: contextvars.Token[tuple[tuple[Any, ...], Trace | None]]) -> None:
     """Undo `push_recorder`."""
     _ACTIVE.reset(token)
+
+
+@contextlib.contextmanager
+def unrecorded() -> Iterator[None]:
+    """Within the block no tape and no trace is active: for what must really happen, such as making weights."""
+    token = _ACTIVE.set(((), None))
+    try:
+        yield
+    finally:
+        _ACTIVE.reset(token)
 
 
 def current_trace() -> Trace | None:
@@ -399,5 +430,3 @@ _UFUNC_NAMES = {"true_divide": "divide", "absolute": "abs", "invert": "bitwise_n
 # NumPy functions that only look at values and whose results are no arrays to differentiate.
 _SHAPE_READERS = {"shape", "ndim", "size"}  # need no values, so they also work while a step is traced
 _READERS = {*_SHAPE_READERS, "allclose", "array_equal", "array_repr", "array_str", "array2string"}
-# Functions that in NumPy, unlike here, go over all elements unless told an axis: its place among the arguments.
-_AXIS_PLACE = {"take": 2, "argmax": 1}

@@ -37,7 +37,8 @@ class Trace:
 
     is_trace = True
 
-    def __init__(self) -> None:
+    def __init__(self, shapes_only: bool = False) -> None:
+        self.shapes_only = shapes_only  # nobody will run what is recorded
         self.nodes: list[Node] = []
         self.closed: list[tuple[Any, Tensor]] = []
         self.literals: list[Tensor] = []
@@ -132,7 +133,7 @@ def eval_shapes(fn: Callable[..., Any], *args: Any) -> Any:
     >>> eval_shapes(lambda x: x @ x.T, abstract((2, 3), "float32"))
     Tensor(abstract, shape=(2, 2), dtype=float32)
     """
-    with Trace() as trace:
+    with Trace(shapes_only=True) as trace:
 
         def enter(x: Any) -> Any:
             if not isinstance(x, (Tensor, np.ndarray)):

@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import config
 from ..autodiff import ops, trees
-from ..autodiff.tensor import Tensor, Variable
+from ..autodiff.tensor import Tensor, Variable, unrecorded
 from ..errors import ArgumentError, DtypeError, MinirnnError, ShapeError
 from ..stepgraph.trace import SETTINGS
 from . import constraints, initializers, registry, regularizers
@@ -86,6 +86,7 @@ class Layer:
     """
 
     supports_masking = False
+    needs_arrays: ClassVar[bool] = True  # in a call's first argument; RecurrentUnit goes without
     # Which axis of the first input is the batch.
     batch_axis: int = 0
     default_input_dtype: ClassVar[str | None] = None
@@ -157,9 +158,14 @@ class Layer:
         raise NotImplementedError(f"{type(self).__name__} has no call()")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if "_added" not in vars(self):
+            name = type(self).__name__
+            raise ArgumentError(f"{name}: its __init__ did not run Layer's", fix="call super().__init__() in it")
         for leaf in trees.flatten((args, kwargs))[0]:
             if hasattr(leaf, "__functional_call__"):
                 return leaf.__functional_call__(self, args, kwargs)
+        if args and self.needs_arrays:
+            self._check_input(args[0])
         args, kwargs = self._cast_arguments(args, kwargs)
         face = self._call_face
         inputs = args[0] if args else kwargs.get(face.first or "")
@@ -175,10 +181,17 @@ class Layer:
             kwargs["mask"] = mask
         with training_scope(training):
             outputs = self.call(*args, **kwargs)
+        if outputs is None:
+            raise ArgumentError(f"{self.label}: its call() returned None", fix="return the outputs")
         # Asked even without a mask on the way in: Embedding and Masking make one.
         _attach_masks(outputs, self.compute_mask(inputs, mask))
         show(self.label, outputs)
         return outputs
+
+    def _check_input(self, inputs: Any) -> None:
+        leaves = trees.flatten(inputs)[0]
+        if inputs is None or any(isinstance(leaf, (bool, int, float, complex, str)) for leaf in leaves):
+            raise ArgumentError(f"{self.label}: input", got=repr(inputs), expected="an array or a Tensor")
 
     def _cast_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return trees.map(self._cast, args), {key: trees.map(self._cast, value) for key, value in kwargs.items()}
@@ -214,7 +227,9 @@ class Layer:
         """Build unless it is built."""
         if not self.built:
             self._added = _Added()
-            self.build(input_shape)
+            # Making weights is no part of what is being recorded or traced.
+            with unrecorded():
+                self.build(input_shape)
             self.built = True
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:

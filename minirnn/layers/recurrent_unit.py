@@ -29,6 +29,8 @@ class RecurrentUnit(Layer):
     ((2, 4), (2, 4))
     """
 
+    needs_arrays = False
+
     def __init__(self, layer: Any, **options: Any) -> None:
         if not isinstance(layer, RNN):
             if not isinstance(layer, (list, tuple)):

@@ -312,7 +312,7 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     (lambda x: ops.take(x, [-1]), ShapeError, "out of range\n  got: -1"),
     (lambda x: ops.take(x, [0.5]), ArgumentError, "float32"),
     (lambda x: ops.take(x, [True, False]), ArgumentError, "bool"),
-    (lambda x: ops.take(ops.sum(x), [0]), ShapeError, "take"),
+    (lambda x: ops.take(ops.sum(x), [0], axis=0), ShapeError, "take"),
     (lambda x: ops.contract("ij,jk->ik", x, x), ShapeError, "the sizes of 'j' differ"),
     (lambda x: ops.contract("ij,jk->ik", x, x[0]), ShapeError, "rank"),
     (lambda x: ops.contract("ij,jk", x, x), ArgumentError, "not understood"),
@@ -358,3 +358,22 @@ def test_the_same_errors_in_a_traced_step() -> None:
 def test_shapes_are_known_while_a_step_is_traced() -> None:
     seen = trace.eval_shapes(lambda x: x * (np.ndim(x) + np.size(x) + np.shape(x)[0]), mr.Tensor(np.ones((2, 3))))
     assert seen.shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda t: np.sum(t, dtype="float32"),
+        lambda t: np.argmax(t, keepdims=True),
+        lambda t: np.reshape(t, (3, 2), order="F"),
+        lambda t: np.var(t, ddof=1),
+    ],
+)
+def test_arguments_that_only_numpy_knows_are_named(f: Any) -> None:
+    with pytest.raises(DtypeError, match="expected: mr.ops"):
+        f(mr.Tensor(X))
+
+
+def test_take_and_argmax_flatten_unless_told_an_axis_as_in_numpy() -> None:
+    assert ops.take(X, [4, 0]).numpy().tolist() == np.take(X, [4, 0]).tolist()
+    assert int(ops.argmax(X)) == int(np.argmax(X))

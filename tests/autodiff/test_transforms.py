@@ -159,7 +159,7 @@ def test_per_sample_grad() -> None:
     assert max_error(got["b"], 2 * rest * (X @ w)) <= 1e-14
     total = mr.grad(lambda p: ops.sum(ops.square(ops.sum(X * p["w"], -1) * p["b"] - y)))({"w": w, "b": b})
     assert max_error(got["w"].sum(0), total["w"]) <= 1e-14
-    ids = mr.per_sample_grad(lambda table, i: ops.take(table, i).sum())(np.zeros((3, 2)), np.array([2, 0]))
+    ids = mr.per_sample_grad(lambda table, i: ops.take(table, i, axis=0).sum())(np.zeros((3, 2)), np.array([2, 0]))
     assert ids.shape == (2, 3, 2) and ids.numpy()[0, 2].tolist() == [1.0, 1.0]
 
 

@@ -206,3 +206,44 @@ def test_units_are_positive_integers(cls: Any, units: Any) -> None:
 def test_an_unknown_argument_names_the_class_and_the_argument() -> None:
     with pytest.raises(ArgumentError, match="Dense takes no argument of this name\n  got: colour"):
         Dense(3, colour="red")
+
+
+class Counting(Layer):
+    """Counts its calls in a Variable of its own."""
+
+    def build(self, input_shape: Any) -> None:
+        self.calls = self.add_weight("calls", (), "zeros", trainable=False)
+        self.calls.assign(10.0)
+
+    def call(self, inputs: Any) -> Any:
+        self.calls.assign(np.asarray(self.calls) + 1)
+        return inputs * 1
+
+
+def test_asking_for_shapes_assigns_nothing_but_building_does() -> None:
+    layer = Counting()
+    symbolic = layer(Input((4,)))
+    assert symbolic.shape == (None, 4) and float(layer.calls) == 10
+    layer(np.ones((2, 4)))
+    assert float(layer.calls) == 11
+
+
+def test_a_layer_without_its_base_says_so() -> None:
+    class Forgetful(Layer):
+        def __init__(self) -> None:
+            self.inner = Dense(3)
+
+    with pytest.raises(ArgumentError, match=r"Forgetful: its __init__(.|\n)*super\(\)"):
+        Forgetful()(np.ones((2, 3)))
+
+
+def test_a_call_without_result_or_without_array_is_an_error() -> None:
+    class Silent(Layer):
+        def call(self, inputs: Any) -> None:
+            inputs * 2
+
+    with pytest.raises(ArgumentError, match="returned None"):
+        Silent(name="s")(np.ones((2, 3)))
+    for wrong in (None, [[1.0, 2.0]], "text"):
+        with pytest.raises(ArgumentError, match="Dense 'd': input"):
+            Dense(2, name="d")(wrong)

@@ -133,7 +133,7 @@ def execute(instruction: tuple[Any, ...], values: list[Any]) -> Any:
     if kind == "concatenate":
         return ops.concatenate(operands, axis=-1)
     if kind == "take":
-        return ops.take(*operands)
+        return ops.take(*operands, axis=0)
     assert kind == "one_hot"
     return ops.one_hot(*operands, n=what, dtype="float64")
 
