@@ -116,9 +116,9 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     >>> mr.jvp(mr.ops.exp, (0.0,), (3.0,))[1].item()
     3.0
     """
-    for what, given in (("primals", primals), ("tangents", tangents)):
-        if not isinstance(given, (tuple, list)):
-            raise ArgumentError(f"jvp: {what}", got=type(given).__name__, expected="a tuple, one entry an argument")
+    for what, entries in (("primals", primals), ("tangents", tangents)):
+        if not isinstance(entries, (tuple, list)):
+            raise ArgumentError(f"jvp: {what}", got=type(entries).__name__, expected="a tuple, one entry an argument")
     if len(primals) != len(tangents):
         raise ArgumentError("jvp: tangents", got=len(tangents), expected=f"{len(primals)}, as many as primals")
     entered = [_entered(p) for p in primals]

@@ -36,7 +36,7 @@ class Initializer:
     """
 
     def __call__(self, shape: Shape, dtype: Any = "float32") -> np.ndarray:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no __call__(shape, dtype)")
 
     def get_config(self) -> dict[str, Any]:
         """What the constructor needs to make an equal one."""
@@ -123,7 +123,7 @@ class Random(Initializer):
 
     def draw(self, shape: Shape, generator: np.random.Generator) -> np.ndarray:
         """The values, in float64."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no draw(shape, generator)")
 
     def get_config(self) -> dict[str, Any]:
         return {"seed": self.seed}

@@ -223,3 +223,9 @@ def test_against_autograd(need: Need) -> None:
     assert max_error(mr.hvp(lambda w: ours(w, X), (W,), (V,)), want) <= 1e-12
     wants = autograd.jacobian(lambda w: anp.tanh(anp.matmul(X, w)))(W)
     assert max_error(mr.jacobian(lambda w: ops.tanh(X @ w))(W), wants) <= 1e-12
+
+
+def test_jvp_takes_tuples_and_says_so() -> None:
+    for primals, tangents in ((np.ones(3), (np.ones(3),)), ((np.ones(3),), np.ones(3))):
+        with pytest.raises(ArgumentError, match="expected: a tuple"):
+            mr.jvp(mr.ops.tanh, primals, tangents)
