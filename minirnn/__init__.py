@@ -13,8 +13,8 @@ from . import errors
 from .autodiff import Tape, Tensor, Variable, ops, random
 from .autodiff.random import seed
 from .autodiff.transforms import grad, hvp, jacobian, jvp, per_sample_grad, value_and_grad, vjp
-from .config import default_dtype, engine, show_config
-from .scan import scan, scan_values, step_graph
+from .config import default_dtype, engine, show_config, threads
+from .scan import scan, scan_source, scan_values, step_graph
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -76,11 +76,13 @@ __all__ = [
     "register",
     "regularizers",
     "scan",
+    "scan_source",
     "scan_values",
     "schedules",
     "seed",
     "show_config",
     "step_graph",
+    "threads",
     "value_and_grad",
     "vjp",
 ]

@@ -1,4 +1,4 @@
-"""The command `minirnn`: demo, train, generate, bench, config."""
+"""The command `minirnn`: demo, train, generate, bench, cache, config."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from . import bench, config
 from .demo import charmodel, run
 from .errors import MinirnnError
+from .kernels import cache
 from .version import __version__
 
 _BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
@@ -29,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         if arguments is None and options.one_blas_thread:
             _begin_anew_with_one_blas_thread()
+        if arguments is None and options.command is _bench and not bench.in_force(options.threads):
+            _begin_anew(bench.environment(options.threads))
         options.command(options)
         sys.stdout.flush()
     except KeyboardInterrupt as error:
@@ -58,11 +62,16 @@ def _begin_anew_with_one_blas_thread() -> None:
     cores that others use, too, because each product waits until both have run.  BLAS reads the setting when NumPy
     is imported, which is too early to change it here.
     """
-    if os.name == "posix" and sys.executable and not any(name in os.environ for name in _BLAS_THREADS):
+    if not any(name in os.environ for name in _BLAS_THREADS):
+        _begin_anew(dict.fromkeys(_BLAS_THREADS, "1"))
+
+
+def _begin_anew(environment: dict[str, str]) -> None:
+    """Start this command once more with these variables in its environment, where a process can do so."""
+    if os.name == "posix" and sys.executable:
         # Ctrl-C waits until main can tell of it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        environment = {**os.environ, **dict.fromkeys(_BLAS_THREADS, "1")}
-        os.execve(sys.executable, sys.orig_argv, environment)
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, **environment})
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,9 +106,10 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     generate.add_argument("--seed", type=_seed, metavar="N", help="an equal seed gives an equal text")
 
-    timing = command("bench", _bench, "time training steps on the engines, side by side")
-    timing.add_argument("--rounds", type=_count, default=9, metavar="N", help="turns of which the median counts (9)")
-    timing.add_argument("--json", action="store_true", help="print JSON")
+    _add_bench_options(command("bench", _bench, "time minirnn beside torch, onnxruntime and JAX, as far as installed"))
+
+    kept = command("cache", _cache, "show what compiled kernels are kept, or remove them")
+    kept.add_argument("action", choices=("info", "clear"), help="info: where, how many, how large; clear: remove them")
 
     command("config", lambda options: config.show_config(), "print versions, processor and settings")
     return parser
@@ -112,6 +122,23 @@ def _add_training_options(parser: argparse.ArgumentParser, out: str) -> None:
     parser.add_argument("--units", type=_count, metavar="N", help=f"size of the LSTM ({run.UNITS})")
     parser.add_argument("--seconds", type=_positive, metavar="S", help=f"time for training ({run.SECONDS:g})")
     parser.add_argument("--epochs", type=_positive, metavar="N", help="passes over the text, however long they take")
+
+
+def _add_bench_options(parser: argparse.ArgumentParser) -> None:
+    grids, figures = [*bench.GRIDS, "all"], ", ".join(f"--{name}" for name in bench.FIGURES)
+    parser.add_argument("--grid", choices=grids, help=f"which table to make (all, but none beside {figures})")
+    for name, text in bench.FIGURES.items():
+        parser.add_argument(f"--{name}", action="append_const", dest="figures", const=name, help=text)
+    parser.add_argument("--quick", action="store_true", help="only the smallest case of each cell, few rounds")
+    parser.add_argument("--rounds", type=_count, metavar="N", help="turns of which the median counts (15; quick: 3)")
+    parser.add_argument(
+        "--threads", type=_count, default=bench.THREADS, metavar="N", help=f"of everyone ({bench.THREADS})"
+    )
+    parser.add_argument("--engine", choices=bench.engines(), help="time this engine of minirnn only")
+    parser.add_argument("--cells", nargs="+", choices=bench.CELLS, metavar="CELL", help=", ".join(bench.CELLS))
+    parser.add_argument("--peers", nargs="*", choices=bench.PEERS, metavar="PEER", help=", ".join(bench.PEERS))
+    parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
+    parser.add_argument("--json", metavar="FILE", help="also write JSON; - prints it in place of the tables")
 
 
 def _wishes(options: argparse.Namespace) -> run.Wishes:
@@ -139,8 +166,25 @@ def _generate(options: argparse.Namespace) -> None:
 
 
 def _bench(options: argparse.Namespace) -> None:
-    rows = bench.run(rounds=options.rounds)
-    print(bench.as_json(rows) if options.json else bench.table(rows))
+    asked = bench.Options.of(**{name: getattr(options, name) for name in bench.Options._fields})
+    report = bench.run(asked, say=lambda line: print(line, file=sys.stderr))
+    if options.json == "-":
+        print(bench.as_json(report))
+        return
+    print(bench.as_markdown(report) if options.markdown else bench.as_text(report))
+    if options.json is not None:
+        Path(options.json).write_text(bench.as_json(report) + "\n", encoding="utf-8")
+
+
+def _cache(options: argparse.Namespace) -> None:
+    if options.action == "clear":
+        count = cache.cache_clear()
+        print(f"Removed {count} file{'s' * (count != 1)} from {config.cache_folder()}.")
+        return
+    folder, kernels, stale, size = cache.cache_info()
+    print(f"folder   {folder}")
+    print(f"kernels  {kernels}, {stale} of them from other versions of minirnn")
+    print(f"size     {size / 1e6:.1f} MB")
 
 
 def _count(text: str) -> int:

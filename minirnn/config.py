@@ -1,51 +1,54 @@
-"""What can be set for the process or for a block of code: the engine and the default dtype."""
+"""What can be set for the process or a block of code: engine, default dtype, threads; and where kernels are kept."""
 
 from __future__ import annotations
 
 import contextvars
+import operator
 import os
 import platform
+import re
 import sys
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from .errors import ArgumentError
+from .version import __version__
 
-__version__ = "0.1.0"
-ENGINES = ("auto", "reference", "numpy")
+ENGINES = ("auto", "reference", "numpy", "cpu")
 FLOAT_DTYPES = ("float32", "float64")
+_AUTO = "numpy"  # what "auto" stands for
+
+T = TypeVar("T")
 
 
-class _Setting:
+class _Setting(Generic[T]):
     """One setting: a value of the process, and one of the current context that goes before it."""
 
-    def __init__(self, name: str, default: str, choices: tuple[str, ...]) -> None:
-        self.name, self.process_value, self.choices = name, default, choices
-        self.context_value: contextvars.ContextVar[str | None] = contextvars.ContextVar(name, default=None)
+    def __init__(self, name: str, default: T, check: Callable[[T], T]) -> None:
+        self.process_value, self.check = default, check
+        self.context_value: contextvars.ContextVar[T | None] = contextvars.ContextVar(name, default=None)
 
-    def get(self) -> str:
+    def get(self) -> T:
         return self.context_value.get() or self.process_value
 
-    def check(self, value: str) -> str:
-        if value not in self.choices:
-            raise ArgumentError(f"unknown {self.name}", got=repr(value), expected="one of " + ", ".join(self.choices))
-        return value
-
-    def set(self, value: str) -> _Restore:
-        restore = _Restore(self, self.check(value), self.process_value)
+    def set(self, value: T) -> _Restore[T]:
+        value = self.check(value)
+        restore = _Restore(self, value, self.process_value)
         self.process_value = value
         return restore
 
 
-class _Restore:
+class _Restore(Generic[T]):
     """What a setter returns; as a context manager it confines the new value to the block."""
 
-    def __init__(self, setting: _Setting, value: str, previous: str) -> None:
+    def __init__(self, setting: _Setting[T], value: T, previous: T) -> None:
         self._setting, self._value, self._previous = setting, value, previous
-        self._tokens: list[contextvars.Token[str | None]] = []
+        self._tokens: list[contextvars.Token[T | None]] = []
 
-    def __enter__(self) -> _Restore:
+    def __enter__(self) -> _Restore[T]:
         if not self._tokens:
             self._setting.process_value = self._previous
         self._tokens.append(self._setting.context_value.set(self._value))
@@ -55,12 +58,33 @@ class _Restore:
         self._setting.context_value.reset(self._tokens.pop())
 
 
-_engine = _Setting("engine", "auto", ENGINES)
-_float = _Setting("dtype", "float32", FLOAT_DTYPES)
+def _one_of(name: str, choices: tuple[str, ...]) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        if value not in choices:
+            raise ArgumentError(f"unknown {name}", got=repr(value), expected="one of " + ", ".join(choices))
+        return value
+
+    return check
 
 
-def engine(name: str) -> _Restore:
-    """Choose what runs `scan`: "auto", "reference" (an eager Python loop) or "numpy".
+def _at_least_one(value: int | None, where: str | None = None) -> int:
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ArgumentError("threads", got=repr(value), expected="a whole number of at least 1", where=where)
+    return number
+
+
+_engine = _Setting("engine", "auto", _one_of("engine", ENGINES))
+_float = _Setting("dtype", "float32", _one_of("dtype", FLOAT_DTYPES))
+_threads: _Setting[int | None] = _Setting("threads", None, _at_least_one)
+
+
+# engine, dtype, threads ---------------------------------------------------------------------------
+def engine(name: str) -> _Restore[str]:
+    """Choose what runs `scan`: "auto", "reference" (an eager Python loop), "numpy" or "cpu" (compiled loops).
 
     As a call it holds for the process, in a `with` statement for the block (and the current
     thread or task) only. "auto" is "numpy".  Raises ArgumentError for an unknown name.
@@ -75,10 +99,15 @@ def engine(name: str) -> _Restore:
 def current_engine(override: str | None = None) -> str:
     """The engine in force here, never "auto"; `override` goes before the settings."""
     name = _engine.check(override) if override is not None else _engine.get()
-    return "numpy" if name == "auto" else name
+    return _AUTO if name == "auto" else name
 
 
-def default_dtype(name: str) -> _Restore:
+def engine_is_chosen() -> bool:
+    """Whether somebody asked for the engine in force by its name."""
+    return _engine.get() != "auto"
+
+
+def default_dtype(name: str) -> _Restore[str]:
     """Choose the dtype that layers take when they are given none: "float32" or "float64".
 
     >>> with default_dtype("float64"):
@@ -93,16 +122,149 @@ def current_dtype() -> str:
     return _float.get()
 
 
+def threads(n: int) -> _Restore[int | None]:
+    """Choose how many threads the cpu engine shares rows out to; 1 starts none.  Results do not depend on it.
+
+    As a call it holds for the process, in a `with` statement for the block (and the current thread
+    or task) only.  Without it: the environment variable MINIRNN_THREADS, or every core that this
+    process may use.  Raises ArgumentError for anything but a whole number of at least 1.
+
+    >>> with threads(1):
+    ...     current_threads()
+    1
+    """
+    return _threads.set(n)
+
+
+def current_threads() -> int:
+    """The number of threads in force here."""
+    number = _threads.get()
+    if number is None:
+        number = _threads.process_value = _threads_at_first()
+    return number
+
+
+def _threads_at_first() -> int:
+    if told := os.environ.get("MINIRNN_THREADS"):
+        return _at_least_one(int(told) if told.isdecimal() else told, "environment variable MINIRNN_THREADS")  # type: ignore[arg-type]
+    return usable_cores()
+
+
+def usable_cores() -> int:
+    """The number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+# which function runs a primitive on arrays --------------------------------------------------------
+ArrayFunctions = Mapping[str, Callable[..., Any]]
+_loaders: dict[str, Callable[[], ArrayFunctions]] = {}
+_array_functions: dict[str, ArrayFunctions] = {}  # by the engine's name, "auto" included, once asked for
+
+
+def register_array_functions(engine: str, loader: Callable[[], ArrayFunctions]) -> None:
+    """Let `loader()` say which functions run primitives on arrays while `engine` is chosen.
+
+    It is called when the first of them is needed, and returns them by the primitives' names.
+    Primitives that it does not name keep their own forward.
+    """
+    _loaders[engine] = loader
+    _array_functions.clear()
+
+
+def array_function(name: str) -> Callable[..., Any] | None:
+    """The function that the engine in force puts in the place of a primitive's own forward, if it does."""
+    chosen = _engine.context_value.get() or _engine.process_value
+    try:
+        return _array_functions[chosen].get(name)
+    except KeyError:
+        loader = _loaders.get(current_engine())
+        _array_functions[chosen] = loader() if loader else {}
+        return _array_functions[chosen].get(name)
+
+
+# where kernels are kept ---------------------------------------------------------------------------
+CACHE_PREFIX = "minirnn__" + re.sub(r"\W", "_", __version__) + "__"  # of the file names that this version writes
+_OURS = re.compile(r"minirnn__\w+__[0-9a-f]{16}\..+|minirnn\.lock")
+
+
+def cache_folder() -> Path:
+    """The folder of the compiled kernels: MINIRNN_CACHE, or minirnn in the user's folder for caches.
+
+    Raises OSError if the user has none.
+    """
+    if named := os.environ.get("MINIRNN_CACHE"):
+        return Path(os.path.abspath(os.path.expanduser(named)))
+    variable, path = "XDG_CACHE_HOME", "~/.cache"
+    if sys.platform == "win32":
+        variable, path = "LOCALAPPDATA", "~/AppData/Local"
+    elif sys.platform == "darwin":
+        variable, path = "", "~/Library/Caches"
+    for candidate in (os.environ.get(variable, ""), os.path.expanduser(path)):
+        if os.path.isabs(candidate):
+            return Path(candidate) / "minirnn"
+    raise OSError("no folder for caches: there is no home folder; set MINIRNN_CACHE")
+
+
+def cache_files() -> Iterator[os.DirEntry[str]]:
+    """The files in the cache folder that minirnn wrote, of any version; links and other people's files are left out."""
+    top = cache_folder()
+    for folder in (top, top / "__pycache__"):  # Numba keeps machine code in the latter
+        if folder == top or not folder.is_symlink():
+            try:
+                with os.scandir(folder) as entries:
+                    yield from sorted(filter(_is_ours, entries), key=lambda entry: entry.name)
+            except (FileNotFoundError, NotADirectoryError):
+                pass
+
+
+def _is_ours(entry: os.DirEntry[str]) -> bool:
+    if not _OURS.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
+        return False
+    return not hasattr(os, "geteuid") or entry.stat(follow_symlinks=False).st_uid == os.geteuid()
+
+
+# for bug reports ----------------------------------------------------------------------------------
 def show_config(file: Any = None) -> None:
-    """Print versions, processor, engine and determinism, for bug reports."""
+    """Print versions, processor, engine, threads, cache folder and determinism, for bug reports."""
     rows = {
         "minirnn": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "processor": f"{platform.machine()}, {os.cpu_count()} cores",
+        "numba": f"{_installed('numba')}, llvmlite {_installed('llvmlite')}",
+        "processor": f"{_processor()}, {os.cpu_count()} cores",
         "engine": f"{_engine.get()} (runs as {current_engine()})",
         "dtype": current_dtype(),
+        "threads": current_threads(),
+        "cache": _cache(),
         "determinism": "numpy engine: repeatable on one machine; equal to rounding across batch sizes",
     }
     for label, value in rows.items():
         print(f"{label:<12} {value}", file=file or sys.stdout)
+
+
+def _installed(package: str) -> str:
+    import importlib.metadata  # slow, and wanted nowhere else
+
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    model = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    return f"{model[1]} ({platform.machine()})" if model else platform.machine()
+
+
+def _cache() -> str:
+    try:
+        size = sum(entry.stat(follow_symlinks=False).st_size for entry in cache_files())
+        return f"{cache_folder()} ({size / 1e6:.1f} MB)"
+    except OSError as error:
+        return f"none: {error}"

@@ -61,3 +61,11 @@ class NonFiniteError(MinirnnError, ArithmeticError):
 
 class FormatError(MinirnnError, ValueError):
     """A file is damaged, hostile, or not of the format it should be."""
+
+
+class EngineError(MinirnnError, ValueError):
+    """The engine that was asked for cannot run something."""
+
+
+class EngineFallbackWarning(UserWarning):
+    """The "auto" engine runs a step with NumPy, because its kernel lacks an operation."""

@@ -14,6 +14,7 @@ from .errors import ArgumentError, DtypeError, FormatError, MinirnnError, ShapeE
 from .layers import registry
 from .layers.base import Layer, shape_text, unique
 from .layers.functional import FunctionGraph, Input, InputLayer, SymbolicTensor, adapted
+from .streaming import Stream
 from .training import checkpoint
 from .training.trainer import Trainer
 
@@ -146,6 +147,29 @@ class Model(Trainer, Layer):
         if self.graph is None:
             return super().call(inputs)
         return trees.unflatten(self._outputs_form, self.graph.run(trees.flatten(inputs)[0]))
+
+    def stream(self, batch_size: int = 1, inputs: Any = None) -> Stream:
+        """The model one time step at a time, beginning with the initial states: see `Stream`.
+
+        `inputs`: the inputs without a time axis, in the model's order, each (batch_size, ...).  In a dict by
+        name there may also be sequences that are known as a whole, such as what an encoder reads.  Raises
+        ArgumentError with the name of the layer if the model cannot run so: what reads later steps, or all
+        of them, must see the whole sequence.
+
+        >>> from minirnn.layers import LSTM, Dense
+        >>> model = Sequential([Input((None, 3)), LSTM(4, return_sequences=True), Dense(2)])
+        >>> stream = model.stream()
+        >>> x = np.ones((1, 5, 3))
+        >>> ys = [stream.push(x[:, t]) for t in range(5)]
+        >>> bool(np.allclose(np.stack(ys, axis=1), model.predict(x), atol=1e-6))
+        True
+        """
+        if self.graph is None:
+            raise ArgumentError(
+                f"{self.label}: stream: it has no functional graph",
+                fix="Model(inputs, outputs), or a Sequential that begins with an Input",
+            )
+        return Stream(self.graph, self._outputs_form, self.label, self.input_names, batch_size, inputs)
 
     def reset_states(self) -> None:
         """Reset every stateful layer in the model; it is no error if there is none."""

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import config
 from .autodiff import elementwise, ops, random, structure, trees
 from .autodiff.primitive import MIXED, SHARED, Primitive
-from .autodiff.tensor import Tensor, abstract, apply, as_tensor, is_recorded
+from .autodiff.tensor import Tensor, apply, as_tensor, is_recording
 from .errors import ArgumentError, ShapeError, TraceError
-from .stepgraph import interpret
-from .stepgraph.adjoint import adjoint, gradient_graph, is_float, linearize
+from .loop import kernels, run_graph
+from .stepgraph.adjoint import gradient_graph, is_float
 from .stepgraph.graph import StepGraph, prune
-from .stepgraph.trace import Traced, check_result, trace_step, trace_whole_step
+from .stepgraph.trace import Traced, check_result, current_settings, trace_step, trace_whole_step, trail_of
 
 
 def scan(
@@ -58,17 +58,21 @@ def scan(
         raise ArgumentError("scan: step", got=repr(step), expected="a function (carry, x) -> (carry, y)")
     if checkpoint is not None and not _is_count(checkpoint, 1):
         raise ArgumentError("scan: checkpoint", got=repr(checkpoint), expected="a number of steps, 1 or more")
+    engine = config.current_engine(engine)
+    if engine != "reference" and checkpoint is None and mask is None:
+        carry, sequences, steps = _inputs(init, xs, length, borrows=not is_recording())
+        final, ys, y_form = _traced(step, carry, sequences, steps, engine, reverse)
+        return trees.unflatten(carry[1], final), trees.unflatten(y_form, ys)
     carry, sequences, steps = _inputs(init, xs, length)
     valid = None if mask is None else _mask(mask, carry[0], sequences[0], steps)
-    run = _Masked(step) if valid is not None else step
     if valid is not None:
-        sequences = trees.flatten((valid, trees.unflatten(sequences[1], sequences[0])))
-    if config.current_engine(engine) == "reference":
-        final, ys, y_form = _reference(run, carry, sequences, steps, reverse)
+        step, sequences = _Masked(step), trees.flatten((valid, trees.unflatten(sequences[1], sequences[0])))
+    if engine == "reference":
+        final, ys, y_form = _reference(step, carry, sequences, steps, reverse)
     elif checkpoint is not None and checkpoint < steps:
-        final, ys, y_form = _checkpointed(run, carry, sequences, steps, reverse, int(checkpoint), valid is not None)
+        final, ys, y_form = _checkpointed(step, carry, sequences, steps, engine, reverse, int(checkpoint))
     else:
-        final, ys, y_form = _traced(run, carry, sequences, steps, reverse, valid is not None)
+        final, ys, y_form = _traced(step, carry, sequences, steps, engine, reverse)
     if valid is not None:
         ys = [hold(y, valid, reverse) for y in ys]
     return trees.unflatten(carry[1], final), trees.unflatten(y_form, ys)
@@ -96,7 +100,7 @@ def scan_values(
     [0.0, 2.0]
     """
     carry, sequences, steps = _inputs(init, xs, length)
-    traced, reachable = trace_whole_step(step, carry, _one_step(sequences))
+    traced, reachable = trace_whole_step(step, carry, sequences)
     found = traced.graph.named_values()
     unknown = [name for name in names or () if name not in found]
     if unknown:
@@ -104,7 +108,7 @@ def scan_values(
     wanted = {name: found[name] for name in (found if names is None else names)}
     graph = prune(replace(traced.graph, ys=tuple(wanted.values()), cache={}))
     inputs, closed = _run_inputs(traced, sequences[0], reachable, steps, None)
-    outputs = run_graph(graph, carry[0], inputs, closed, steps, False)
+    outputs = run_graph(graph, [*carry[0], *inputs, *closed], steps, False, config.current_engine())
     return dict(zip(wanted, outputs[len(carry[0]) :], strict=True))
 
 
@@ -127,21 +131,37 @@ def step_graph(step: Callable[[Any, Any], tuple[Any, Any]], init: Any, xs: Any, 
     if pass_ not in ("forward", "backward"):
         raise ArgumentError("step_graph: pass_", got=repr(pass_), expected='"forward" or "backward"')
     carry, sequences, _ = _inputs(init, xs, None if trees.flatten(xs)[0] else 1)
-    graph = trace_step(step, carry, _one_step(sequences))[0].graph
+    graph = trace_step(step, carry, sequences)[0].graph
     return graph if pass_ == "forward" else gradient_graph(graph)
 
 
-Leaves = tuple[list[Tensor], Any]
-Results = tuple[list[Tensor], list[Tensor], Any]  # carry, ys, form of y
+def scan_source(
+    step: Callable[[Any, Any], tuple[Any, Any]], init: Any, xs: Any, pass_: str = "forward", engine: str = "cpu"
+) -> str:
+    """The loop that a compiled engine runs for the step: plain Python, with the step's own names and lines.
+
+    Takes what `step_graph` takes, and raises as it does; ArgumentError for an engine without a compiler.
+    """
+    if engine != "cpu":
+        raise ArgumentError("scan_source: engine", got=repr(engine), expected='"cpu"')
+    source: str = kernels().source(step_graph(step, init, xs, pass_))
+    return source
 
 
-def _inputs(init: Any, xs: Any, length: int | None) -> tuple[Leaves, Leaves, int]:
+Leaves = tuple[list[Any], Any]
+Results = tuple[Sequence[Tensor], Sequence[Tensor], Any]  # carry, ys, form of y
+
+
+def _inputs(init: Any, xs: Any, length: int | None, borrows: bool = False) -> tuple[Leaves, Leaves, int]:
+    """The leaves as Tensors; if it `borrows`, arrays stay as they are."""
     carry_leaves, carry_form = trees.flatten(init)
     x_leaves, x_form = trees.flatten(xs)
-    sequences = [as_tensor(leaf) for leaf in x_leaves]
-    floats = [x.dtype for x in [*sequences, *carry_leaves] if getattr(x, "shape", ()) and x.dtype.kind == "f"]
-    # A number adapts to the arrays that it will meet.
-    carry = [as_tensor(leaf, floats[0] if floats and _is_float_number(leaf) else None) for leaf in carry_leaves]
+    sequences = [_entered(x, borrows) for x in x_leaves]
+    carry = [x if type(x) in _FLOATS else _entered(x, borrows) for x in carry_leaves]
+    if not _FLOATS.isdisjoint(map(type, carry)):
+        floats = [x.dtype for x in [*sequences, *carry] if type(x) not in _FLOATS and x.ndim and x.dtype.kind == "f"]
+        # A number adapts to the arrays that it will meet.
+        carry = [as_tensor(x, floats[0] if floats else None) if type(x) in _FLOATS else x for x in carry]
     lengths = {t.shape[0] if t.shape else None for t in sequences}
     if None in lengths:
         raise ShapeError("scan: xs without a time axis", got="shape ()", expected="(T, B, ...)")
@@ -157,8 +177,13 @@ def _inputs(init: Any, xs: Any, length: int | None) -> tuple[Leaves, Leaves, int
     return (carry, carry_form), (sequences, x_form), int(steps)
 
 
-def _is_float_number(x: Any) -> bool:
-    return isinstance(x, (float, np.floating))
+_FLOATS = {float, np.float16, np.float32, np.float64, np.longdouble}
+
+
+def _entered(x: Any, borrows: bool) -> Any:
+    kind = type(x)
+    is_plain = kind is Tensor or (borrows and kind is np.ndarray and x.ndim and x.dtype.kind in "fciub")
+    return x if is_plain else as_tensor(x)
 
 
 def _is_count(value: Any, least: int) -> bool:
@@ -293,7 +318,7 @@ class _LazyKey(random.Source):
 def _no_steps(step: Any, carry: Leaves, xs: Leaves) -> Results:
     """The result of a scan over no time: the initial carry, and ys of length 0."""
     try:
-        traced, _ = trace_step(step, carry, _one_step(xs))
+        traced, _ = trace_step(step, carry, xs)
         shapes, y_form = [(y.shape, y.dtype) for y in traced.graph.ys], traced.y_form
     except TraceError:  # the step looks at values: it is shown zeros
         zeros = [ops.zeros(x.shape[1:], x.dtype) for x in xs[0]]
@@ -306,10 +331,6 @@ def _no_steps(step: Any, carry: Leaves, xs: Leaves) -> Results:
 
 
 # the traced engines ------------------------------------------------------------------------------
-def _one_step(xs: Leaves) -> Leaves:
-    return [abstract(x.shape[1:], x.dtype, x.name) for x in xs[0]], xs[1]
-
-
 Clock = tuple[Any, Tensor]  # the random numbers' key, and the index of each step
 
 
@@ -318,18 +339,42 @@ def _traced(
     carry: Leaves,
     xs: Leaves,
     steps: int,
+    engine: str,
     reverse: bool,
-    masked: bool,
     keep: str = "residuals",
     clock: Clock | None = None,
 ) -> Results:
     """Run the step graph of `step`, as one node."""
-    traced, reachable = trace_step(step, carry, _one_step(xs), masked)
+    traced, reachable = trace_step(step, carry, xs, type(step) is _Masked)
     graph = traced.graph if keep == "residuals" else _keeping(traced.graph, keep)
-    sequences, closed = _run_inputs(traced, xs[0], reachable, steps, clock)
-    outputs = run_graph(graph, carry[0], sequences, closed, steps, reverse)
-    count = len(graph.carry_in)
-    return list(outputs[:count]), list(outputs[count : count + len(graph.ys)]), traced.y_form
+    inputs, closed = _run_inputs(traced, xs[0], reachable, steps, clock)
+    outputs = run_graph(graph, [*carry[0], *inputs, *closed], steps, reverse, engine)
+    count = len(carry[0])
+    return outputs[:count], outputs[count : count + len(graph.ys)], traced.y_form
+
+
+class Rerun:
+    """A scan of a step over one array, to be run again for arrays of the same shapes.
+
+    What was checked the first time is not checked again; whether the step is still the same is.
+    """
+
+    def __init__(self, step: Callable[[Any, Any], Any], init: Any, xs: Any, reverse: bool) -> None:
+        self.step, self.steps, self.reverse = step, xs.shape[0], reverse
+        self.settings, self.engine = current_settings(), config.current_engine()
+        self.trail = trail_of(step, trees.flatten(init), ([xs], trees.LEAF))
+
+    def __call__(self, carry: list[Any], xs: Any) -> Results | None:
+        """The leaves of what `scan` returns, and the form of ys; None if `scan` itself has to be called."""
+        found = self.trail.follow(self.step) if self.trail and current_settings() == self.settings else None
+        if found is None:
+            return None
+        traced, reachable = found
+        sequences, closed = _run_inputs(traced, [xs], reachable, self.steps, None)
+        operands = [*carry, *sequences, *closed]
+        outputs = run_graph(traced.graph, operands, self.steps, self.reverse, self.engine)
+        count = len(carry)
+        return outputs[:count], outputs[count : count + len(traced.graph.ys)], traced.y_form
 
 
 def _run_inputs(
@@ -353,32 +398,20 @@ def _keeping(graph: StepGraph, keep: str) -> StepGraph:
     return graph.cache[key]
 
 
-def run_graph(
-    graph: StepGraph, init: list[Any], xs: list[Any], closed: list[Any], length: int, reverse: bool
-) -> tuple[Tensor, ...]:
-    """Apply a step graph over time as one node; while something records, also stack its residuals."""
-    operands = [*init, *xs, *closed]
-    if not is_recorded(operands):
-        return apply(_scan, *operands, graph=graph, length=length, reverse=reverse)
-    outputs = apply(_scan, *operands, graph=linearize(graph), length=length, reverse=reverse)
-    first_sum = len(graph.carry_out) + len(graph.ys)
-    return outputs[:first_sum] + outputs[len(outputs) - len(graph.sums) :]
-
-
-def _checkpointed(step: Any, carry: Leaves, xs: Leaves, steps: int, reverse: bool, size: int, masked: bool) -> Results:
+def _checkpointed(step: Any, carry: Leaves, xs: Leaves, steps: int, engine: str, reverse: bool, size: int) -> Results:
     """A scan over segments of `size` steps, each a scan of its own that the backward runs again.
 
     What is left over runs as one more scan, first or last in the order of time.
     """
     segments, rest = divmod(steps, size)
     whole = segments * size
-    traced, _ = trace_step(step, carry, _one_step(xs), masked)
+    traced, _ = trace_step(step, carry, xs, type(step) is _Masked)
     # A step that draws random numbers is told which step of the whole it is.
     key, times = _new_clock(steps) if traced.draws else (None, ops.zeros((steps,), "int64"))
     sequences = [*xs[0], times]
 
     def run(leaves: list[Tensor], cut: list[Tensor], n: int) -> Results:
-        return _traced(step, (leaves, carry[1]), (cut[:-1], xs[1]), n, reverse, masked, clock=(key, cut[-1]))
+        return _traced(step, (leaves, carry[1]), (cut[:-1], xs[1]), n, engine, reverse, clock=(key, cut[-1]))
 
     def segment(inner_carry: Any, inner_xs: Any) -> Any:
         leaves, ys, _ = run(inner_carry, inner_xs, size)
@@ -387,7 +420,7 @@ def _checkpointed(step: Any, carry: Leaves, xs: Leaves, steps: int, reverse: boo
     def run_segments(leaves: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         cut = [structure.reshape(x[:whole], (segments, size, *x.shape[1:])) for x in sequences]
         first, pieces = trees.flatten(leaves), trees.flatten(cut)
-        final, ys, _ = _traced(segment, first, pieces, segments, reverse, False, keep="carry")
+        final, ys, _ = _traced(segment, first, pieces, segments, engine, reverse, keep="carry")
         return final, [structure.reshape(y, (whole, *y.shape[2:])) for y in ys]
 
     def run_rest(leaves: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -400,58 +433,3 @@ def _checkpointed(step: Any, carry: Leaves, xs: Leaves, steps: int, reverse: boo
     leaves, second_ys = second(leaves)
     pieces = zip(second_ys, first_ys, strict=True) if reverse else zip(first_ys, second_ys, strict=True)
     return leaves, [ops.concatenate(list(pair)) for pair in pieces], traced.y_form
-
-
-# the primitive -----------------------------------------------------------------------------------
-# Operands: initial carry, xs, closed-over inputs.  Outputs: final carry, ys, sums over time.
-def _scan_forward(*arrays: Any, graph: StepGraph, length: int, reverse: bool) -> list[Any]:
-    return interpret.run(graph, list(arrays), length, reverse)
-
-
-def _scan_shape(primitive: Primitive, operands: Any, params: Any) -> Any:
-    graph, length = params["graph"], params["length"]
-    carry = [(t.shape, t.dtype) for t in graph.carry_out]
-    return [*carry, *[((length, *t.shape), t.dtype) for t in graph.ys], *[(t.shape, t.dtype) for t in graph.sums]]
-
-
-def _scan_vjp(cts: Any, outs: Any, *inputs: Any, graph: StepGraph, length: int, reverse: bool, needed: Any) -> Any:
-    """Another scan: the adjoint step over the residuals, in the other direction of time."""
-    carries, xs = len(graph.carry_in), len(graph.xs)
-    cts = list(cts)
-    for i, (t, out) in enumerate(zip(graph.carry_out, outs, strict=False)):
-        if is_float(t) and cts[i] is None:
-            cts[i] = ops.zeros_like(out)
-    floating = tuple(is_float(t) for t in graph.inputs)
-    needed = tuple(is_carry or need for is_carry, need in zip([True] * carries + [False] * len(needed), needed))
-    needed = tuple(a and b for a, b in zip(needed, floating, strict=True))
-    has_ct = tuple(ct is not None for ct in cts)
-    backward = adjoint(graph, has_ct, needed)
-    first_y, first_sum = carries, carries + len(graph.ys)
-    residuals = list(outs[first_sum - graph.residuals : first_sum])
-    outputs = run_graph(
-        backward,
-        [ct for ct in cts[:carries] if ct is not None],
-        [*inputs[carries : carries + xs], *residuals, *[ct for ct in cts[first_y:first_sum] if ct is not None]],
-        [*inputs[carries + xs :], *[ct for ct in cts[first_sum:] if ct is not None]],
-        length,
-        not reverse,
-    )
-    found = iter(outputs)
-    return [next(found) if need else None for need in needed]
-
-
-def _scan_rows(classes: list[str], operands: Any, node: Any) -> str:
-    return SHARED if all(c == SHARED for c in classes) else MIXED
-
-
-_scan = Primitive(
-    "scan",
-    _scan_forward,
-    _scan_vjp,
-    shape=_scan_shape,
-    form="scan",
-    rows=_scan_rows,
-    unified=None,
-    multiple=True,
-    selective=True,
-)

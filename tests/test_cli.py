@@ -222,6 +222,9 @@ def test_bad_models(command: Command, tmp_path: Path) -> None:
         ("generate", "m", "--temperature", "-0.5"),
         ("generate", "m", "--temperature", "inf"),
         ("generate", "m", "--length", "many"),
+        ("bench", "--grid", "everything"),
+        ("bench", "--cells", "quantum"),
+        ("bench", "--threads", "0"),
     ],
 )
 def test_wrong_usage(command: Command, arguments: tuple[str, ...]) -> None:
@@ -250,13 +253,31 @@ def test_an_error_below_is_told_in_one_message(command: Command, text: str, monk
 
 
 # bench, config ------------------------------------------------------------------------------------------
-def test_bench(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = cli.bench.run
-    monkeypatch.setattr(cli.bench, "run", lambda rounds: original(rounds, [(2, 3, 4)]))
-    code, out, err = command("bench", "--rounds", "1")
-    assert (code, err) == (0, "") and "B=2" in out and "reference" in out
-    code, out, err = command("bench", "--rounds", "1", "--json")
-    assert code == 0 and json.loads(out)[0]["units"] == 4
+BENCH = ("bench", "--grid", "sequence", "--quick", "--rounds", "1", "--engine", "numpy", "--cells", "simple_rnn")
+
+
+def test_bench(command: Command) -> None:
+    code, out, err = command(*BENCH, "--peers")
+    assert code == 0 and "1/1 simple_rnn forward B=1 H=16: numpy" in err
+    assert "numpy ms" in out and out.splitlines()[-1] == "Targets: 1 not judged"
+    code, out, err = command(*BENCH, "--peers", "--markdown", "--json", "found.json")
+    assert code == 0 and "### Whole sequence, one row" in out
+    assert json.loads(Path("found.json").read_text())["rows"][0]["units"] == 16
+    code, out, err = command(*BENCH, "--peers", "--json", "-")
+    assert code == 0 and json.loads(out)["rows"][0]["engine"] == "numpy"
+    code, out, err = command("bench", "--overhead", "--quick", "--engine", "numpy")
+    assert code == 0 and "overhead" in out and "Whole sequence" not in out
+
+
+def test_bench_begins_anew_with_everyones_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+    monkeypatch.setattr(os, "execve", lambda *arguments: started.append(arguments) or sys.exit(7))
+    monkeypatch.setattr(sys, "argv", ["minirnn", *BENCH, "--threads", "3"])
+    with pytest.raises(SystemExit, match="7"):
+        cli.main()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    ((_, _, environment),) = started
+    assert environment["OPENBLAS_NUM_THREADS"] == environment["PJRT_NPROC"] == "3"
 
 
 def test_config_and_version(command: Command) -> None:

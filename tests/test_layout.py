@@ -21,6 +21,7 @@ LEVELS = """
     autodiff
     stepgraph
     kernels
+    loop
     scan
     layers
     serialization

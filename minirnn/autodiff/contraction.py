@@ -38,8 +38,14 @@ def parse(spec: str) -> tuple[str, str, str]:
     return a, b, out
 
 
+def summed_letters(spec: str) -> str:
+    """The letters that are summed over, in the order of the first operand."""
+    a, b, out = parse(spec)
+    return "".join(c for c in a if c in b and c not in out)
+
+
 @functools.lru_cache(maxsize=1024)
-def _plan(spec: str) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int, int, int]:
+def plan(spec: str) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int, int, int]:
     """Axis orders that turn the operands into (batch, rows, sum) and (batch, sum, columns)."""
     a, b, out = parse(spec)
     batch = [c for c in out if c in a and c in b]
@@ -54,7 +60,7 @@ def _plan(spec: str) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...],
 
 def contract_arrays(a: Any, b: Any, spec: str) -> Any:
     """The contraction as one (batched) matrix product of NumPy."""
-    order_a, order_b, order_out, batch, rows, summed = _plan(spec)
+    order_a, order_b, order_out, batch, rows, summed = plan(spec)
     a, b = a.transpose(order_a), b.transpose(order_b)
     if batch == 0 and rows <= 1 and summed == 1 and b.ndim <= 2:
         out = a @ b  # the common case, without reshaping
@@ -156,12 +162,19 @@ def _sum_dtype(x: Any) -> np.dtype[Any]:
 
 
 def _sum_vjp(ct: Any, out: Any, x: Any, axis: Any, keepdims: bool) -> Any:
+    if len(axis) == len(x.shape):  # one number, which needs no axes to be broadcast
+        return (lambda: broadcast_to(ct, x.shape),)
     return (lambda: broadcast_to(_like_input(ct, x, axis, keepdims), x.shape),)
+
+
+def sum_of_array(x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
+    """NumPy's sum, of integers as int64."""
+    return np.add.reduce(x, axis, _sum_dtype(x), None, keepdims)
 
 
 _sum = Primitive(
     "sum",
-    lambda x, axis, keepdims: np.sum(x, axis=axis, dtype=_sum_dtype(x), keepdims=keepdims),
+    sum_of_array,
     _sum_vjp,
     shape=lambda primitive, operands, params: (_reduced_shape(operands[0], **params), _sum_dtype(operands[0])),
     form="reduce",

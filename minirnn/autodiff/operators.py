@@ -110,19 +110,19 @@ class Operators:
 
     def sum(self, axis: Any = None, keepdims: bool = False) -> Any:
         """The sum over `axis` (all axes by default)."""
-        return PUBLIC["sum"](self, axis=axis, keepdims=keepdims)
+        return PUBLIC["sum"](self, axis, keepdims)
 
     def mean(self, axis: Any = None, keepdims: bool = False) -> Any:
         """The mean over `axis` (all axes by default)."""
-        return PUBLIC["mean"](self, axis=axis, keepdims=keepdims)
+        return PUBLIC["mean"](self, axis, keepdims)
 
     def max(self, axis: Any = None, keepdims: bool = False) -> Any:
         """The largest element over `axis` (all axes by default)."""
-        return PUBLIC["max"](self, axis=axis, keepdims=keepdims)
+        return PUBLIC["max"](self, axis, keepdims)
 
     def min(self, axis: Any = None, keepdims: bool = False) -> Any:
         """The smallest element over `axis` (all axes by default)."""
-        return PUBLIC["min"](self, axis=axis, keepdims=keepdims)
+        return PUBLIC["min"](self, axis, keepdims)
 
     def reshape(self, *shape: Any) -> Any:
         """The same elements in another shape; one size may be -1."""

@@ -8,6 +8,7 @@ gradients need nothing extra.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from .tensor import (
     pop_recorder,
     push_recorder,
     resolve,
+    wrap,
 )
 
 
@@ -69,21 +71,24 @@ class Tape:
         """Whether any operand is tracked."""
         tracked = self._tracked
         for x in operands:
-            if isinstance(x, Tensor):
-                variable = x if isinstance(x, Variable) else x.variable
+            if type(x) is Tensor:
+                variable = x.variable
                 if variable is None:
                     if id(x) in tracked:
                         return True
                 elif variable.trainable or id(variable) in tracked:
                     return True
+            elif isinstance(x, Variable) and (x.trainable or id(x) in tracked):
+                return True
         return False
 
     def record(self, node: Node) -> None:
         """Remember a node if it touches anything tracked."""
         if self.wants(node.inputs):
             self.nodes.append(node)
+            tracked = self._tracked
             for output in node.outputs:
-                self._tracked[id(output)] = output
+                tracked[id(output)] = output
 
     def gradient(self, target: Any, sources: Any, output_gradients: Any = None) -> Any:
         """The derivative of `target` with respect to each source.
@@ -105,12 +110,11 @@ class Tape:
         for source in leaves:
             if not isinstance(source, Tensor):
                 raise ArgumentError("gradient: a source", got=type(source).__name__, expected="a minirnn.Tensor")
-        leaves = [resolve(source) for source in leaves]
         # Of a source that is not watched only some uses may have been recorded: better None than a part.
-        keys = [id(identity(source)) if self.wants([source]) else None for source in leaves]
+        keys = [id(identity(x)) if self.wants((x,)) else None for x in map(resolve, leaves)]
         pullback = Pullback(self.nodes, {key for key in keys if key is not None})
         for tensor, ct in zip(targets, given, strict=True):
-            pullback.seed(resolve(as_tensor(tensor)), ct)
+            pullback.seed(resolve(tensor if type(tensor) is Tensor else as_tensor(tensor)), ct)
         # Derivatives of what `where` did not select may be infinite; they are selected away.
         with np.errstate(all="ignore"):
             pullback.replay()
@@ -124,12 +128,12 @@ class Pullback:
         self.cotangents: dict[int, Tensor] = {}
         self.guards: dict[int, Guard] = {}
         # Only values that depend on a source need a cotangent.
-        self.needed = set(sources)
+        self.needed = needed = set(sources)
         self.nodes: list[Node] = []
         for node in nodes:
-            if node.primitive.vjp is not None and any(id(identity(t)) in self.needed for t in node.tensors):
+            if node.primitive.vjp is not None and not needed.isdisjoint(node.keys):
                 self.nodes.append(node)
-                self.needed.update(id(output) for output in node.outputs)
+                needed.update(map(id, node.outputs))
 
     def seed(self, target: Tensor, ct: Any) -> None:
         """Begin at a target, with a given cotangent or with ones."""
@@ -137,51 +141,66 @@ class Pullback:
             raise GradientError(
                 "gradient of a target that has no derivative", got=f"dtype {target.dtype}", expected="a floating dtype"
             )
-        if ct is None:
+        if ct is None and current_trace() is None:
+            ct = _one(target.dtype) if target.shape == () else wrap(np.ones(target.shape, target.dtype))
+        elif ct is None:
             ct = PUBLIC["ones_like"](target)
         elif not isinstance(ct, Tensor):
             ct = as_tensor(ct, target.dtype)
         if ct.shape != target.shape:
             raise ShapeError("gradient: output_gradients", got=ct.shape, expected=target.shape)
-        self._add(target, ct, None)
+        self._add(id(identity(target)), ct, None)
 
     def replay(self) -> None:
         """Go backward through the nodes, from each one's outputs to its inputs."""
-        trace = current_trace()
+        trace, cotangents = current_trace(), self.cotangents
         for node in reversed(self.nodes):
-            cts = [self.cotangents.get(id(output)) for output in node.outputs]
-            if any(ct is not None for ct in cts):
-                if trace is not None:
-                    trace.pulls_through(node, cts)
-                self._pull_through(node, cts)
+            cts = [cotangents.get(id(output)) for output in node.outputs]
+            for ct in cts:
+                if ct is not None:
+                    if trace is not None:
+                        trace.pulls_through(node, cts)
+                    self._pull_through(node, cts)
+                    break
         if trace is not None:
             trace.origin = ()
 
     def _pull_through(self, node: Node, cts: list[Tensor | None]) -> None:
-        primitive = node.primitive
-        wanted = tuple([isinstance(x, Tensor) and self._wants(x) for x in node.inputs])
-        extra = {"needed": wanted} if primitive.selective else {}
-        results = node.pull(cts, **extra)
-        guards = operand_guards(node, [self.guards.get(id(output)) for output in node.outputs])
-        # Zero times an infinite derivative is NaN, so what was zero by selection is selected again.
-        selects_again = primitive.form == "map" and primitive.linear != "all" and id(node.outputs[0]) in self.guards
-        for x, ct, want, guard in zip(node.inputs, results, wanted, guards, strict=True):
-            ct = ct() if want and callable(ct) else ct
-            if not want or ct is None:
+        primitive, keys, needed = node.primitive, node.keys, self.needed
+        wanted = tuple([key in needed for key in keys])
+        results = node.pull(cts, needed=wanted) if primitive.selective else node.pull(cts)
+        guards: list[Guard | None] | None = None
+        selects_again = False
+        if self.guards or node.params.get("safe"):
+            guards = operand_guards(node, [self.guards.get(id(output)) for output in node.outputs])
+            # Zero times an infinite derivative is NaN, so what was zero by selection is selected again.
+            selects_again = primitive.form == "map" and primitive.linear != "all" and id(node.outputs[0]) in self.guards
+        for place, (key, ct) in enumerate(zip(keys, results, strict=True)):
+            if key not in needed or ct is None:
+                continue
+            ct = ct() if callable(ct) else ct
+            if ct is None:
                 continue
             if selects_again:
                 ct = PUBLIC["where"](self.guards[id(node.outputs[0])](), ct, 0.0)
-            self._add(x, unbroadcast(ct, x.shape), guard)
+            shape = node.inputs[place].shape
+            ct = ct if ct.shape == shape else unbroadcast(ct, shape)
+            self._add(key, ct, None if guards is None else guards[place])
 
-    def _wants(self, x: Tensor) -> bool:
-        return x.dtype.kind in FLOATING and id(identity(x)) in self.needed
-
-    def _add(self, x: Tensor, ct: Tensor, guard: Guard | None) -> None:
-        key = id(identity(x))
-        before, other = self.cotangents.get(key), self.guards.pop(key, None)
+    def _add(self, key: Any, ct: Tensor, guard: Guard | None) -> None:
+        before = self.cotangents.get(key)
+        other = self.guards.pop(key, None) if self.guards else None
         if before is not None:
             ct = PUBLIC["add"](before, ct)
             guard = None if guard is None or other is None else either(guard, other)
         self.cotangents[key] = ct
         if guard is not None:
             self.guards[key] = guard
+
+
+@functools.cache
+def _one(dtype: np.dtype[Any]) -> Tensor:
+    """The cotangent of a loss."""
+    one = np.ones((), dtype)
+    one.flags.writeable = False
+    return wrap(one)

@@ -214,13 +214,13 @@ def _own_array(value: Any, dtype: Any) -> np.ndarray:
     """A private copy, because a recorded computation must not see later changes of the caller's array."""
     if isinstance(value, Tensor):
         value = value._concrete()
-    elif _holds_tensors(value):
+    elif type(value) is not np.ndarray and _holds_tensors(value):
         raise ArgumentError("a list that holds Tensors has no place on a tape", fix="join them with mr.ops.stack")
     try:
         if dtype is None and isinstance(value, (float, list, tuple)) and not isinstance(value, np.generic):
             value = np.asarray(value)
             dtype = config.current_dtype() if value.dtype.kind == "f" else None
-        array = np.array(value, dtype=dtype)
+        array = np.array(value, dtype)
     except (ValueError, TypeError) as error:
         raise ArgumentError(
             "no Tensor can be made of this", got=str(error), expected="numbers, evenly nested"
@@ -264,26 +264,37 @@ def as_tensor(x: Any, dtype: Any = None) -> Any:
 
 def identity(t: Tensor) -> Tensor:
     """What a value is known by: its Variable if it was read from one, else itself."""
-    if isinstance(t, Variable):
-        return t
     return t if t.variable is None else t.variable
 
 
 class Node:
     """One application of a primitive: its operands (Tensors or numbers), params and outputs."""
 
-    __slots__ = ("inputs", "outputs", "params", "primitive", "source")
+    __slots__ = ("_keys", "inputs", "outputs", "params", "primitive", "source")
 
     def __init__(
         self, primitive: Primitive, inputs: tuple[Any, ...], params: dict[str, Any], outputs: tuple[Tensor, ...]
     ) -> None:
         self.primitive, self.inputs, self.params, self.outputs = primitive, inputs, params, outputs
         self.source: Any = None  # where in the user's code it was recorded; traces fill it
+        self._keys: list[int | None] | None = None
 
     @property
     def tensors(self) -> list[Tensor]:
         """The operands that are Tensors."""
         return [x for x in self.inputs if isinstance(x, Tensor)]
+
+    @property
+    def keys(self) -> list[int | None]:
+        """By what id the cotangent of each operand is kept (see `identity`); None where there is no derivative."""
+        if self._keys is None:
+            self._keys = [
+                id(x if x.variable is None else x.variable)
+                if isinstance(x, Tensor) and x.dtype.kind in FLOATING
+                else None
+                for x in self.inputs
+            ]
+        return self._keys
 
     def pull(self, cts: list[Any], **extra: Any) -> Any:
         """What the primitive's vjp rule makes of the cotangents of the outputs: one an operand."""
@@ -318,9 +329,22 @@ def current_trace() -> Trace | None:
     return _ACTIVE.get()[1]
 
 
+def active_recorders() -> tuple[tuple[Any, ...], Trace | None]:
+    """The recorders that see an operation here, and the trace among them."""
+    return _ACTIVE.get()
+
+
+def is_recording() -> bool:
+    """Whether any recorder is active, a tape or a trace."""
+    return bool(_ACTIVE.get()[0])
+
+
 def is_recorded(operands: Any) -> bool:
     """Whether an active recorder would keep an operation on these operands."""
-    return any(recorder.wants(operands) for recorder in _ACTIVE.get()[0])
+    for recorder in _ACTIVE.get()[0]:
+        if recorder.wants(operands):
+            return True
+    return False
 
 
 def resolve(x: Any) -> Any:
@@ -328,12 +352,12 @@ def resolve(x: Any) -> Any:
     trace = _ACTIVE.get()[1]
     if type(x) is Tensor:
         return x if trace is None else trace.operand(x)
+    if isinstance(x, Variable):
+        return x.read() if trace is None else trace.operand(x)
     if isinstance(x, (np.generic, np.ndarray)) and x.ndim == 0 and x.dtype.kind in "fiubc":
         return x.item()
     if isinstance(x, Number):
         return x
-    if isinstance(x, Variable):
-        return x.read() if trace is None else trace.operand(x)
     if isinstance(x, (np.ndarray, list, tuple)):
         return as_tensor(x) if trace is None else trace.operand(x)
     raise ArgumentError("an operation got something that is no array", got=type(x).__name__, expected="an array")
@@ -368,8 +392,11 @@ def _compute(primitive: Primitive, operands: tuple[Any, ...], params: dict[str, 
                     fix="return what you need from the step instead of keeping its Tensors",
                 )
         values.append(x)
+    forward = config.array_function(primitive.name)
+    if forward is None or any(x.dtype.kind == "c" for x in values if type(x) is np.ndarray):
+        forward = primitive.forward
     try:
-        results = primitive.forward(*values, **params)
+        results = forward(*values, **params)
     except MinirnnError:
         raise
     except (ValueError, IndexError, TypeError, OverflowError) as error:

@@ -15,7 +15,7 @@ from .tensor import Node, Tensor, Variable, abstract, as_tensor, current_trace, 
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 # Frames of these rooms are machinery; anything else, the built-in cells included, is somebody's step.
-_MACHINERY = tuple(str(_PACKAGE / room) for room in ("autodiff", "stepgraph", "kernels", "scan.py"))
+_MACHINERY = tuple(str(_PACKAGE / room) for room in ("autodiff", "stepgraph", "kernels", "loop.py", "scan.py"))
 
 
 class Place(NamedTuple):

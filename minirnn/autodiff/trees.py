@@ -5,39 +5,50 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from ..errors import ArgumentError
+from .tensor import Tensor, Variable
 
 LEAF = "*"
+_BARE = {Tensor, Variable, np.ndarray}  # leaves that one need not look at twice
 
 
 def flatten(structure: Any) -> tuple[list[Any], Any]:
     """The leaves of a nested structure in order, and its form without them.
 
     >>> flatten({"b": (1, 2), "a": [3]})
-    ([3, 1, 2], ('dict', ('a', 'b'), [('list', ['*']), ('tuple', ['*', '*'])]))
+    ([3, 1, 2], ('dict', ('a', 'b'), (('list', ('*',)), ('tuple', ('*', '*')))))
     """
     leaves: list[Any] = []
     return leaves, _form(structure, leaves)
 
 
 def _form(x: Any, leaves: list[Any]) -> Any:
+    kind = type(x)
+    if kind is tuple or kind is list:
+        items = []
+        for item in x:
+            if type(item) in _BARE:
+                leaves.append(item)
+                items.append(LEAF)
+            else:
+                items.append(_form(item, leaves))
+        return (kind.__name__, tuple(items))
     if x is None:
         return None
-    if isinstance(x, tuple) and hasattr(x, "_fields"):
-        return (type(x), [_form(item, leaves) for item in x])
-    if type(x) in (tuple, list):
-        return (type(x).__name__, [_form(item, leaves) for item in x])
     if isinstance(x, dict):
         keys = tuple(sorted(x))
-        return ("dict", keys, [_form(x[key], leaves) for key in keys])
+        return ("dict", keys, tuple([_form(x[key], leaves) for key in keys]))
+    if isinstance(x, tuple) and hasattr(x, "_fields"):
+        return (kind, tuple([_form(item, leaves) for item in x]))
     leaves.append(x)
     return LEAF
 
 
-def unflatten(form: Any, leaves: list[Any]) -> Any:
+def unflatten(form: Any, leaves: Any) -> Any:
     """The structure of `form` with `leaves` in their places."""
-    remaining = iter(leaves)
-    return _fill(form, remaining)
+    return leaves[0] if form == LEAF else _fill(form, iter(leaves))
 
 
 def _fill(form: Any, leaves: Any) -> Any:
@@ -45,7 +56,7 @@ def _fill(form: Any, leaves: Any) -> Any:
         return None
     if form == LEAF:
         return next(leaves)
-    kind, items = form[0], [_fill(item, leaves) for item in form[-1]]
+    kind, items = form[0], [next(leaves) if item is LEAF else _fill(item, leaves) for item in form[-1]]
     if kind == "tuple":
         return tuple(items)
     if kind == "list":

@@ -27,6 +27,11 @@ LEGACY_KEYS = frozenset({
 # Keys of Keras that mean something, unless they are None.
 _MUST_BE_NONE = ("activity_regularizer", "noise_shape", "seed")
 
+# What needs no looking into: arrays, and what a call takes besides them.
+_ARRAYS = frozenset({Tensor, Variable, np.ndarray})
+_PLAIN = frozenset({*_ARRAYS, type(None), bool})
+DTYPES = {name: np.dtype(name) for name in config.FLOAT_DTYPES}
+
 _name_counts: Counter[str] = Counter()
 _observer: contextvars.ContextVar[Callable[[str, Any], None] | None] = contextvars.ContextVar("observer", default=None)
 _training: contextvars.ContextVar[bool] = contextvars.ContextVar("training", default=False)
@@ -86,6 +91,9 @@ class Layer:
     """
 
     supports_masking = False
+    # Attributes that a call does not read: in a step that uses a layer they may change without a new trace.
+    # That is said of minirnn's own classes only; see stepgraph/reach.py.
+    __untraced__: ClassVar[frozenset[str]] = frozenset({"_added", "batch_input_shape"})
     needs_arrays: ClassVar[bool] = True  # in a call's first argument; RecurrentUnit goes without
     # Which axis of the first input is the batch.
     batch_axis: int = 0
@@ -161,7 +169,8 @@ class Layer:
         if "_added" not in vars(self):
             name = type(self).__name__
             raise ArgumentError(f"{name}: its __init__ did not run Layer's", fix="call super().__init__() in it")
-        for leaf in trees.flatten((args, kwargs))[0]:
+        is_plain = _PLAIN.issuperset(map(type, args)) and _PLAIN.issuperset(map(type, kwargs.values()))
+        for leaf in () if is_plain else trees.flatten((args, kwargs))[0]:
             if hasattr(leaf, "__functional_call__"):
                 return leaf.__functional_call__(self, args, kwargs)
         if args and self.needs_arrays:
@@ -179,27 +188,39 @@ class Layer:
         mask = self._mask_for(inputs, kwargs)
         if mask is not None and "mask" in face.names and len(args) < 2:
             kwargs["mask"] = mask
-        with training_scope(training):
+        token = _training.set(bool(training))
+        try:
             outputs = self.call(*args, **kwargs)
+        finally:
+            _training.reset(token)
         if outputs is None:
             raise ArgumentError(f"{self.label}: its call() returned None", fix="return the outputs")
         # Asked even without a mask on the way in: Embedding and Masking make one.
-        _attach_masks(outputs, self.compute_mask(inputs, mask))
+        masks = self.compute_mask(inputs, mask)
+        if masks is not None:
+            _attach_masks(outputs, masks)
         show(self.label, outputs)
         return outputs
 
     def _check_input(self, inputs: Any) -> None:
+        if type(inputs) in _ARRAYS:
+            return
         leaves = trees.flatten(inputs)[0]
         if inputs is None or any(isinstance(leaf, (bool, int, float, complex, str)) for leaf in leaves):
             raise ArgumentError(f"{self.label}: input", got=repr(inputs), expected="an array or a Tensor")
 
     def _cast_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return trees.map(self._cast, args), {key: trees.map(self._cast, value) for key, value in kwargs.items()}
+        return tuple([self._cast_all(x) for x in args]), {key: self._cast_all(x) for key, x in kwargs.items()}
+
+    def _cast_all(self, x: Any) -> Any:
+        return self._cast(x) if type(x) in _PLAIN else trees.map(self._cast, x)
 
     def _cast(self, x: Any) -> Any:
         if isinstance(x, np.ndarray):
             return Tensor(x, self.dtype if x.dtype.kind == "f" else None)
-        if isinstance(x, Tensor) and x.dtype.kind == "f" and x.dtype.name != self.dtype:
+        if isinstance(x, Tensor) and x.dtype.kind == "f" and x.dtype is not DTYPES.get(self.dtype):
+            if x.dtype.name == self.dtype:
+                return x
             raise DtypeError(
                 f"{self.label}: it computes in {self.dtype} but was given a Tensor of {x.dtype}",
                 got=f"{x.name or 'a Tensor'} of shape {x.shape}, {x.dtype}",
@@ -436,6 +457,16 @@ def show(label: str, outputs: Any) -> None:
     hook = _observer.get()
     if hook is not None and not any(getattr(x, "is_abstract", False) for x in trees.flatten(outputs)[0]):
         hook(label, outputs)
+
+
+def is_observed() -> bool:
+    """Whether somebody looks at what layers return."""
+    return _observer.get() is not None
+
+
+def is_training() -> bool:
+    """What layers take for `training` here unless they are told."""
+    return _training.get()
 
 
 @contextmanager

@@ -31,6 +31,11 @@ class RecurrentCell(Layer):
     steps (Gal & Ghahramani 2016, arXiv:1512.05287).  `implementation` is accepted and changes nothing.
     """
 
+    __untraced__ = Layer.__untraced__ | {
+        "kernel_initializer", "recurrent_initializer", "bias_initializer", "kernel_regularizer",
+        "recurrent_regularizer", "bias_regularizer", "kernel_constraint", "recurrent_constraint", "bias_constraint",
+        "implementation", "unit_forget_bias",
+    }  # fmt: skip
     gates: ClassVar[int]
     option_names: ClassVar[tuple[str, ...]] = _SHARED_OPTIONS
     # Keras's LSTM and GRU take a rate of 1 as no dropout, its SimpleRNN drops everything.
@@ -91,6 +96,8 @@ class RecurrentCell(Layer):
         if batch is None:
             raise ArgumentError(f"{self.label}: get_initial_state needs inputs or batch_size")
         return zero_states(state_shapes(self.state_size), batch, dtype or self.dtype)
+
+    get_initial_state.makes_zeros = True  # type: ignore[attr-defined]
 
     def build(self, input_shape: Any) -> None:
         if len(input_shape) != 2:

@@ -328,14 +328,15 @@ class RecurrentContainer(Stateful, Layer):
         if self.stateful and not is_abstract and any(state is None for state in given):
             held = self._held.begin(batch)
         return [
-            state if state is not None else held[index] if held is not None else self._declared_state(index, batch)
+            state if state is not None else held[index] if held is not None else self.initial_state(index, batch)
             for index, state in enumerate(given)
         ]
 
     def _declared_states(self, batch: int) -> list[Any]:
-        return [self._declared_state(index, batch) for index in range(self._count("state_inputs"))]
+        return [self.initial_state(index, batch) for index in range(self._count("state_inputs"))]
 
-    def _declared_state(self, index: int, batch: int) -> Any:
+    def initial_state(self, index: int, batch: int) -> Any:
+        """What a state begins with where a call passes none and none is held; StateError if its size is unknown."""
         step, kind = self.step["state_inputs"][index], self.state_initializer[index]
         if None in step.shape[1:]:
             raise StateError(

@@ -19,6 +19,9 @@ class CellFace:
     `dtype`) may be missing.  Raises ArgumentError for something that is no cell.
     """
 
+    # Read by calls, but never changed.
+    __untraced__ = frozenset({"label", "shapes", "_form", "_maker_face", "_built"})
+
     def __init__(self, cell: Any, label: str) -> None:
         if isinstance(cell, type):
             raise ArgumentError(
@@ -67,6 +70,12 @@ class CellFace:
         """What a plain class keeps its Variables in; a Layer is searched by itself."""
         if not isinstance(self.cell, Layer):
             yield from vars(self.cell).values()
+
+    @property
+    def begins_with_zeros(self) -> bool:
+        """Whether the cell's initial states are known to be zeros, whatever the inputs are."""
+        maker = getattr(self.cell, "get_initial_state", None)
+        return maker is None or getattr(maker, "makes_zeros", False)
 
     def initial_states(self, inputs: Any, batch: int, dtype: str) -> Any:
         """The cell's own initial states, or zeros."""

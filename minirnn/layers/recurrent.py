@@ -9,13 +9,14 @@ import numpy as np
 
 from ..autodiff import ops, trees
 from ..autodiff.tensor import Tensor
-from ..autodiff.trace import eval_shapes
+from ..autodiff.trace import eval_shapes, is_tracing
 from ..errors import ArgumentError, ShapeError
 from ..scan import scan
 from . import registry
-from .base import Layer, masks_of, shape_text
+from .base import Layer, is_training, masks_of, shape_text
 from .cells import GRUCell, LSTMCell, RecurrentCell, SimpleRNNCell, StackedRNNCells
 from .protocol import CellFace
+from .repeats import Repeat, Repeats, swap_time
 from .states import HeldStates, Stateful, checked_states, map_shapes, zero_states
 
 _OPTIONS = (
@@ -46,6 +47,7 @@ class RNN(Stateful, Layer):
     """
 
     supports_masking = True
+    __untraced__ = Layer.__untraced__ | {"_held", "_repeats", "_feature_shapes"}
     # The rank of the input that the layer takes; None for any from 3 on.
     input_rank: ClassVar[int | None] = None
 
@@ -76,6 +78,7 @@ class RNN(Stateful, Layer):
         self.batch_axis = 1 if self.time_major else 0
         self._held = HeldStates(self._face.shapes, self.dtype, self.label)
         self._feature_shapes: Any = None
+        self._repeats = Repeats()
 
     def _members(self) -> Iterator[Any]:
         yield from self._face.members()
@@ -97,6 +100,11 @@ class RNN(Stateful, Layer):
         mask: (B, T), True where a step counts; lengths: (B,) integers, the numbers of leading steps that
         count; initial_state: one array per state, (B, ...); constants: arrays that the cell gets at every step.
         """
+        if mask is lengths is initial_state is constants is None and (training is None or training is is_training()):
+            before = self._repeats.find(inputs, self.dtype)
+            outputs = None if before is None else before(self, inputs)
+            if outputs is not None:
+                return outputs
         if type(inputs) is list:
             inputs, initial_state, constants = self._split_call(inputs, initial_state, constants)
         constants = [constants] if constants is not None and not isinstance(constants, (list, tuple)) else constants
@@ -230,6 +238,23 @@ class RNN(Stateful, Layer):
         states = self._first_states(inputs, batch, initial_state)
         xs = inputs if self.time_major else trees.map(swap_time, inputs)
         mask = mask if mask is None or self.time_major else swap_time(mask)
+        step, blank = self._step(xs, states, constants, training, batch)
+        carry, ys = scan(
+            step,
+            states if blank is None else (states, blank),
+            xs,
+            reverse=self.go_backwards,
+            mask=mask,
+            engine="reference" if self.unroll else None,
+            checkpoint=self.checkpoint,
+        )
+        if mask is initial_state is constants is None and training is is_training() and self._is_repeatable(inputs):
+            self._repeats.keep(inputs, Repeat(self, step, states, blank, xs))
+        states, outputs = (carry, ys) if blank is None else carry
+        return self._finish(states, outputs, mask)
+
+    def _step(self, xs: Any, states: Any, constants: Any, training: Any, batch: int) -> tuple[Any, Any]:
+        """The step that is run over time, and where it carries the output along, what that is before the first step."""
         face = self._face
 
         def step(states: Any, x: Any) -> Any:
@@ -241,22 +266,24 @@ class RNN(Stateful, Layer):
             output, states = face(x, states, constants, training)
             return (states, output), ()
 
-        options: dict[str, Any] = {
-            "reverse": self.go_backwards,
-            "mask": mask,
-            "engine": "reference" if self.unroll else None,
-            "checkpoint": self.checkpoint,
-        }
         if self.return_sequences:
-            states, outputs = scan(step, states, xs, **options)
+            return step, None
+        # A carry that begins with zeros and is held in masked steps ends as the last valid output.
+        return step_to_last, self._blank_output(xs, states, constants, training, batch)
+
+    def _finish(self, states: Any, outputs: Any, mask: Any) -> Any:
+        """What the layer returns for the results of the scan; a stateful layer keeps the states."""
+        if self.return_sequences:
             outputs = trees.map(lambda ys: self._arranged(ys, mask), outputs)
-        else:
-            # A carry that begins with zeros and is held in masked steps ends as the last valid output.
-            blank = self._blank_output(xs, states, constants, training, batch)
-            (states, outputs), _ = scan(step_to_last, (states, blank), xs, **options)
         if self.stateful:
             self._held.keep(states)
         return self._result(outputs, states)
+
+    def _is_repeatable(self, inputs: Any) -> bool:
+        """Whether calls like one on these inputs go as it went, as far as this class has a say in it."""
+        is_ours = type(self).__module__.startswith("minirnn.")
+        is_plain = type(inputs) is Tensor and not inputs.is_abstract and not is_tracing()
+        return is_ours and is_plain and not self.unroll and self.checkpoint is None
 
     def _first_states(self, inputs: Any, batch: int, initial_state: Any) -> Any:
         if initial_state is not None:
@@ -311,11 +338,6 @@ class RNN(Stateful, Layer):
         if "cell" in config:
             config = {**config, "cell": registry.deserialize(config["cell"], "layer", custom_objects)}
         return super().from_config(config, custom_objects)
-
-
-def swap_time(x: Any) -> Any:
-    """(B, T, ...) as (T, B, ...), and back."""
-    return ops.transpose(x, (1, 0, *range(2, x.ndim)))
 
 
 class _BuiltIn(RNN):

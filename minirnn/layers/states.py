@@ -196,7 +196,7 @@ class HeldStates:
                 )
             return
         batch = self.batch or 0
-        chosen = _row_numbers(rows, batch, self.label)
+        chosen = row_numbers(rows, batch, self.label)
         if states is not None:
             new = checked_states(states, self.shapes, len(chosen), self.label, "state")
         elif self.fresh is not None:
@@ -243,7 +243,12 @@ class Stateful:
             raise StateError(f"{self.label}: Layer must be stateful.", fix="stateful=True")
 
 
-def _row_numbers(rows: Any, batch: int, label: str) -> np.ndarray:
+def row_numbers(rows: Any, batch: int, label: str) -> np.ndarray:
+    """`rows`, numbers or one boolean a row, as an array of numbers; ArgumentError if they are not among `batch`.
+
+    >>> row_numbers([True, False, True], 3, "LSTM 'l'")
+    array([0, 2])
+    """
     array = np.atleast_1d(np.asarray(rows))
     if array.dtype == bool and array.shape == (batch,):
         return np.flatnonzero(array)

@@ -12,22 +12,37 @@ from typing import Any
 
 import numpy as np
 
-from ..autodiff.primitive import ROWS, SUMMED
+from ..autodiff.primitive import ROWS, SUMMED, Primitive
 from ..autodiff.tensor import Node, Tensor
 from .graph import StepGraph
 from .rows import batch_size, operand_classes
 from .split import CONSTANT, Split, split
 
 
-def run(graph: StepGraph, arrays: list[Any], length: int, reverse: bool) -> list[np.ndarray]:
+Forward = Callable[..., Any]
+
+
+def own_forward(primitive: Primitive) -> Forward:
+    """A primitive's NumPy forward."""
+    return primitive.forward
+
+
+def run(
+    graph: StepGraph,
+    arrays: list[Any],
+    length: int,
+    reverse: bool,
+    forward_of: Callable[[Primitive], Forward] = own_forward,
+) -> list[np.ndarray]:
     """Run `length` time steps of the graph.
 
     arrays: the initial carry, the xs (time first) and the closed-over inputs; returns the final
-    carry, the stacked ys and the sums.
+    carry, the stacked ys and the sums.  forward_of: what computes a primitive.
     """
-    program = graph.cache.get("program")
+    key = ("program", forward_of)
+    program = graph.cache.get(key)
     if program is None:
-        program = graph.cache["program"] = Program(graph)
+        program = graph.cache[key] = Program(graph, forward_of)
     # Masked rows and branches that a `where` did not take may overflow; what they give is not used.
     with np.errstate(all="ignore"):
         return program(arrays, length, reverse)
@@ -36,8 +51,8 @@ def run(graph: StepGraph, arrays: list[Any], length: int, reverse: bool) -> list
 class Program:
     """A step graph prepared for running: the split, and the loop as calls on numbered places."""
 
-    def __init__(self, graph: StepGraph) -> None:
-        self.graph = graph
+    def __init__(self, graph: StepGraph, forward_of: Callable[[Primitive], Forward]) -> None:
+        self.graph, self.forward_of = graph, forward_of
         self.split: Split = split(graph)
         size = batch_size(graph)
         self.batch = 1 if size is None else size
@@ -73,7 +88,7 @@ class Program:
         numbers = {i: x for i, x in enumerate(node.inputs) if not isinstance(x, Tensor)}
         operands = tuple(self._place_of(x) for x in node.inputs if isinstance(x, Tensor))
         outputs = [self._place(o) for o in node.outputs]
-        return bind(node, numbers), operands, outputs if node.primitive.multiple else outputs[0]
+        return bind(node, numbers, self.forward_of), operands, outputs if node.primitive.multiple else outputs[0]
 
     def __call__(self, arrays: list[Any], length: int, reverse: bool) -> list[np.ndarray]:
         graph = self.graph
@@ -82,10 +97,10 @@ class Program:
         if length == 0:
             return self._nothing(initial)
         for node in self.split.once:
-            _evaluate(node, env, node.inputs, node.params)
+            evaluate(node, env, self.forward_of)
         rows = length * self.batch
         merged = {id(t): env[id(t)].reshape(rows, *t.shape[1:]) for t in graph.xs if self.classes[id(t)] == ROWS}
-        self._merged(self.split.before, env, merged, rows)
+        run_merged(self.split.before, self.split, env, merged, rows, self.forward_of)
         over_time = {id(t): env[id(t)] for t in graph.xs}
         for node in self.split.before:
             for o in node.outputs:
@@ -95,7 +110,7 @@ class Program:
         for key, buffer in buffers.items():
             if self.classes[key] == ROWS:
                 merged[key] = buffer.reshape(rows, *buffer.shape[2:])
-        self._merged(self.split.after, env, merged, rows)
+        run_merged(self.split.after, self.split, env, merged, rows, self.forward_of)
         stacked = [self._over_time(t, env, over_time, merged, length) for t in graph.ys]
         sums = [self._sum(t, env, over_time, merged, totals, length) for t in graph.sums]
         return [*final, *stacked, *sums]
@@ -103,29 +118,6 @@ class Program:
     def _nothing(self, initial: list[Any]) -> list[np.ndarray]:
         ys = [np.zeros((0, *t.shape), t.dtype) for t in self.graph.ys]
         return [*initial, *ys, *[np.zeros(t.shape, t.dtype) for t in self.graph.sums]]
-
-    def _merged(self, nodes: list[Node], env: dict[int, Any], merged: dict[int, Any], rows: int) -> None:
-        """Run nodes on T x B rows at once."""
-        for node in nodes:
-            classes = operand_classes(node, self.classes)
-            per_row = node.primitive.per_row(node, classes)
-            operands = []
-            for x, tile in zip(node.inputs, per_row, strict=True):
-                if not isinstance(x, Tensor):
-                    operands.append(x)
-                elif self.levels[id(x)] != CONSTANT:
-                    operands.append(merged[id(x)])
-                elif tile or self.classes[id(x)] == ROWS:
-                    operands.append(_tiled(env[id(x)], rows))
-                else:
-                    operands.append(env[id(x)])
-            params = node.params
-            outcome = self.classes[id(node.outputs[0])]
-            if outcome == ROWS and node.primitive.resize is not None:
-                params = node.primitive.resize(params, rows)
-            made = node.primitive.forward(*operands, **params)
-            for o, value in zip(node.outputs, made if node.primitive.multiple else (made,), strict=True):
-                merged[id(o)] = value
 
     def _loop(
         self, initial: list[Any], env: dict[int, Any], over_time: dict[int, Any], length: int, reverse: bool
@@ -181,9 +173,38 @@ class Program:
         return np.sum(self._over_time(t, env, over_time, merged, length), axis=0)
 
 
-def bind(node: Node, numbers: dict[int, Any]) -> Callable[..., Any]:
+def run_merged(
+    nodes: list[Node],
+    parts: Split,
+    env: dict[int, Any],
+    merged: dict[int, Any],
+    rows: int,
+    forward_of: Callable[[Primitive], Forward],
+) -> None:
+    """Run nodes on T x B rows at once: `env` has what does not change, `merged` the rest, row by row."""
+    for node in nodes:
+        per_row = node.primitive.per_row(node, operand_classes(node, parts.classes))
+        operands = []
+        for x, tile in zip(node.inputs, per_row, strict=True):
+            if not isinstance(x, Tensor):
+                operands.append(x)
+            elif parts.levels[id(x)] != CONSTANT:
+                operands.append(merged[id(x)])
+            elif tile or parts.classes[id(x)] == ROWS:
+                operands.append(_tiled(env[id(x)], rows))
+            else:
+                operands.append(env[id(x)])
+        params = node.params
+        if parts.classes[id(node.outputs[0])] == ROWS and node.primitive.resize is not None:
+            params = node.primitive.resize(params, rows)
+        made = forward_of(node.primitive)(*operands, **params)
+        for o, value in zip(node.outputs, made if node.primitive.multiple else (made,), strict=True):
+            merged[id(o)] = value
+
+
+def bind(node: Node, numbers: dict[int, Any], forward_of: Callable[[Primitive], Forward]) -> Callable[..., Any]:
     """The forward of a node with its params and number operands filled in."""
-    function = node.primitive.forward
+    function = forward_of(node.primitive)
     if node.params:
         function = functools.partial(function, **node.params)
     if not numbers:
@@ -201,9 +222,10 @@ def bind(node: Node, numbers: dict[int, Any]) -> Callable[..., Any]:
     return call
 
 
-def _evaluate(node: Node, env: dict[int, Any], inputs: Any, params: dict[str, Any]) -> None:
-    operands = [env[id(x)] if isinstance(x, Tensor) else x for x in inputs]
-    made = node.primitive.forward(*operands, **params)
+def evaluate(node: Node, env: dict[int, Any], forward_of: Callable[[Primitive], Forward]) -> None:
+    """Compute a node from values by the Tensor's id, and add its outputs to them."""
+    operands = [env[id(x)] if isinstance(x, Tensor) else x for x in node.inputs]
+    made = forward_of(node.primitive)(*operands, **node.params)
     for o, value in zip(node.outputs, made if node.primitive.multiple else (made,), strict=True):
         env[id(o)] = value
 

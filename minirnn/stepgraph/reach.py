@@ -4,6 +4,9 @@ Two steps whose words are equal are traced to the same graph.  Numbers and texts
 value, so that changing a captured number gives another trace; code, classes and modules are known
 by their identity; arrays by shape and dtype, because they are inputs of the graph.  What hides its
 state from Python cannot be known, and a step that reaches it is traced anew each time.
+
+A walk also leaves a Sight of what it met (sight.py), so that the next walk can be left out as long as
+all of it is still there.
 """
 
 from __future__ import annotations
@@ -11,18 +14,21 @@ from __future__ import annotations
 import collections
 import contextvars
 import functools
+import itertools
 import logging
 import sys
 import threading
 import types
 import weakref
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..autodiff.primitive import Primitive
-from ..autodiff.tensor import Tensor, Variable, identity
+from ..autodiff.tensor import Tensor
+from .sight import Seen, SeenAgain, SeenArray, Sight, array_word
 
 
 class Identity:
@@ -51,9 +57,17 @@ class Unknowable(Exception):
     """The step reaches something whose state cannot be known, or too much."""
 
 
+class _Absent:
+    """Stands for what a name does not stand for yet."""
+
+
 _MAX_VISITS = 20_000
+_MAX_SEEN = 2_000  # looking again at more than that is not worth its memory
+_ABSENT = _Absent()
+_absent = itertools.repeat(_ABSENT)
 _OURS = ("minirnn", "numpy")
-_BY_VALUE = {type(None), bool, int, str, bytes, range, type(Ellipsis), type(NotImplemented), Identity}
+_BY_VALUE = {type(None), bool, int, str, bytes, range, type(Ellipsis), type(NotImplemented), _Absent}
+_ATOMS = {*_BY_VALUE, float, complex}
 _BY_IDENTITY = (
     types.ModuleType,
     types.CodeType,
@@ -71,6 +85,8 @@ _BY_IDENTITY = (
     type(threading.RLock()),
     weakref.WeakKeyDictionary,
 )
+# These live long, and keep nothing alive that does not.
+_LASTING = (*_BY_IDENTITY, types.BuiltinFunctionType, np.dtype, contextvars.ContextVar)
 # What a class holds besides what its methods can see.
 _CLASS_NOISE = {
     "__module__", "__qualname__", "__name__", "__doc__", "__dict__", "__weakref__", "__slots__", "__annotations__",
@@ -79,143 +95,223 @@ _CLASS_NOISE = {
 }  # fmt: skip
 
 
+class Reading(NamedTuple):
+    """How the parts of an object are read, and what is said of the object besides them."""
+
+    word: Any
+    read: Callable[[Any], tuple[Any, ...]]
+    is_fixed: bool = False  # whether it is known by its identity as well
+    ignored: Collection[int] = ()  # the places of parts that do not matter
+    labels: Sequence[str | None] | None = None  # what the step calls each part
+    special: Mapping[int, Reading] = {}  # for parts that are read in a way of their own
+
+
 class Reach:
-    """What `step` can reach: `words` that say what decides its trace (None if unknowable), and the `arrays`."""
+    """What `step` can reach: `words` that say what decides its trace (None if unknowable), and the `arrays`.
+
+    `sight` tells whether another walk would find the same; it is None where that takes the walk itself.
+    """
 
     def __init__(self, step: Callable[..., Any]) -> None:
         self.arrays: list[Any] = []
         self.labels: list[str] = []  # what the step calls each array
+        self.words: tuple[Any, ...] | None = None
+        self.sight: Sight | None = None
         self._label = ""
         self._words: list[Any] = []
-        self._seen: dict[int, int] = {}
-        self._classes: set[int] = set()
+        self._numbers: dict[int, int] = {}
         self._kept: list[Any] = []  # so that no address is given away during the walk
-        self.words: tuple[Any, ...] | None = None
+        self._sight: Sight | None = Sight()
+        self._places: dict[int, int] = {}  # in `_sight.met`, of what is met there
         try:
-            self._visit(step)
-            self.words = tuple(self._words)
+            root = self._visit(step)
         except (Unknowable, RecursionError):
-            pass
+            return
+        self.words = tuple(self._words)
+        if self._sight is not None and root is not None:
+            self._sight.root, self.sight = root, self._sight
 
-    def _visit(self, x: Any) -> None:
+    def _visit(self, x: Any) -> Any:
+        """Say what `x` is and visit its parts; returns how it was seen, None for what has no parts."""
         kind = type(x)
         words = self._words
         if kind in _BY_VALUE:
             words.append(kind)
             words.append(x)
-            return
+            return None
         if kind is float or kind is complex:
             words.append(kind)
             words.append(repr(x))  # which tells -0.0 from 0.0 and is equal for NaN
-            return
-        before = self._seen.get(id(x))
+            return None
+        before = self._numbers.get(id(x))
         if before is not None:
             words.append(("again", before))
-            return
-        if len(self._seen) > _MAX_VISITS:
+            place = self._places.get(id(x))
+            return None if place is None else SeenAgain(place)
+        if len(self._numbers) > _MAX_VISITS:
             raise Unknowable
-        self._seen[id(x)] = len(self._seen)
+        self._numbers[id(x)] = len(self._numbers)
         self._kept.append(x)
-        if kind is dict:
-            words.append(dict)
-            words.append(len(x))
-            for key, value in x.items():
-                self._visit(key)
-                self._label = key if type(key) is str else self._label
-                self._visit(value)
-        elif kind is tuple or kind is list:
-            words.append(kind)
-            words.append(len(x))
-            self._all(x)
-        elif isinstance(x, (Tensor, np.ndarray, np.generic)):
-            self._array(x)
-        elif kind is types.FunctionType:
-            self._function(x)
-        elif isinstance(x, type):
-            self._class(x)
-        elif isinstance(x, _BY_IDENTITY):
+        if isinstance(x, (Tensor, np.ndarray, np.generic)):
+            return self._array(x)
+        if isinstance(x, np.dtype):
+            words.append(repr(x))
+            return None
+        if _is_leaf(x):
             words.append(Identity(x))
-        else:
-            self._other(x)
+            return None
+        return self._read(x, _reading(x))
 
-    def _all(self, parts: Iterable[Any]) -> None:
-        for part in parts:
-            self._visit(part)
-
-    def _array(self, x: Any) -> None:
+    def _array(self, x: Any) -> SeenArray:
         if x.dtype.hasobject:
             raise Unknowable
-        if not isinstance(x, Tensor) and x.ndim == 0:
-            self._words.append((x.dtype.str, x.tobytes()))  # operations take it for a number
+        word, outer = array_word(x)
+        self._words.append(word)
+        if outer is not None:
+            self.arrays.append(outer)
+            self.labels.append(self._label)
+        self._remember_place(x)
+        mask = x.mask if isinstance(x, Tensor) else None
+        return SeenArray(x, word, None if mask is None else self._visit(mask))
+
+    def _read(self, x: Any, reading: Reading) -> Seen:
+        word, read, is_fixed, ignored, labels, special = reading
+        if not is_fixed:
+            self._remember_place(x)
+        parts = read(x)
+        self._words.append((word, len(parts)))
+        seen = Seen(type(x), read, is_fixed)
+        seen.parts = [*map(id, parts)]
+        for place, part in enumerate(parts):
+            if place in ignored:
+                seen.loose.add(place)
+                continue
+            if labels is not None and labels[place]:
+                self._label = labels[place] or ""
+            own = special.get(place)
+            child = self._visit(part) if own is None else self._read(part, own)
+            if child is not None:
+                seen.inner.append((place, child))
+            if child is None or child.is_fixed:
+                self._watch(part)
+            else:
+                seen.loose.add(place)
+        return seen
+
+    def _remember_place(self, x: Any) -> None:
+        if self._sight is not None:
+            self._places[id(x)] = len(self._sight.met)
+            self._sight.met.append(id(x))
+            if len(self._sight.met) > _MAX_SEEN:
+                self._sight = None
+
+    def _watch(self, x: Any) -> None:
+        """Let the address of `x` stand for it in the sight."""
+        if self._sight is None:
             return
-        outer = x
-        if isinstance(x, Tensor):
-            variable = identity(x)
-            # Otherwise it was read before the last `assign`.
-            outer = variable if x.value is None or x.value is variable.value else x
-        trainable = outer.trainable if isinstance(outer, Variable) else None
-        self._words.append(("array", x.shape, x.dtype.str, trainable))
-        self.arrays.append(outer)
-        self.labels.append(self._label)
-        if getattr(x, "mask", None) is not None and isinstance(x, Tensor):
-            self._visit(x.mask)
+        try:
+            self._sight.watch(x, is_lasting=type(x) in _ATOMS or isinstance(x, _LASTING))
+        except TypeError:
+            self._sight = None
 
-    def _function(self, f: types.FunctionType) -> None:
-        known = _is_known(f.__module__)
-        if known and getattr(sys.modules.get(f.__module__), f.__name__, None) is f:
-            self._words.append(Identity(f))
-            return
-        self._words.append(Identity(f.__code__))
-        for name, content in zip(f.__code__.co_freevars, _filled(f.__closure__ or ()), strict=True):
-            self._label = name
-            self._visit(content)
-        for more in (f.__defaults__, f.__kwdefaults__, f.__dict__):
-            if more:
-                self._visit(more)
-        if not known:
-            self._named(f.__globals__, _names(f.__code__), set())
 
-    def _named(self, namespace: dict[str, Any], names: frozenset[str], modules: set[int]) -> None:
-        """The globals that a function names, and what it names of the modules among them."""
-        for name in sorted(names & namespace.keys()):
-            value = namespace[name]
-            self._words.append(name)
-            self._label = name
-            self._visit(value)
-            if isinstance(value, types.ModuleType) and not _is_known(value.__name__) and id(value) not in modules:
-                self._named(vars(value), names, modules | {id(value)})
+def _is_leaf(x: Any) -> bool:
+    """Whether an object is known by its identity alone."""
+    if type(x) is types.FunctionType:
+        module = x.__module__
+        return _is_known(module) and getattr(sys.modules.get(module), x.__name__, None) is x
+    if isinstance(x, type):
+        return _is_known(x.__module__)
+    return isinstance(x, _BY_IDENTITY)
 
-    def _class(self, kind: type) -> None:
-        self._words.append(Identity(kind))
-        if not _is_known(kind.__module__) and id(kind) not in self._classes:
-            self._classes.add(id(kind))
-            for name, value in vars(kind).items():
-                if name not in _CLASS_NOISE:
-                    self._words.append(name)
-                    self._visit(value)
-            self._all(kind.__bases__)
 
-    def _other(self, x: Any) -> None:
-        """Containers, wrappers of functions, and objects by their attributes."""
-        self._class(type(x))
-        contents = _contents(x)
-        if contents is not None:
-            self._words.append(len(contents))
-            self._all(contents)
-            if hasattr(x, "__dict__"):
-                self._visit(vars(x))
-        elif isinstance(x, (slice, np.dtype)):
-            self._words.append(repr(x))
-        elif hasattr(type(x), "__trace_state__"):  # the object says itself what a step can see of it
-            self._words.append(Identity(x))
-            self._visit(x.__trace_state__())
-        else:
-            slots = _slots(x)
-            if _hides_state(type(x)) or not (slots or hasattr(x, "__dict__")):
-                raise Unknowable
-            self._all(slots)
-            if hasattr(x, "__dict__"):
-                self._visit(vars(x))
+# How objects are read ----------------------------------------------------------------------------
+def _reading(x: Any) -> Reading:
+    kind = type(x)
+    if kind is dict:
+        names = [key if type(key) is str else None for key in x]
+        return Reading(dict, lambda x: (*x, *x.values()), labels=[None] * len(x) + names)
+    if kind is tuple or kind is list:
+        return Reading(kind, tuple)
+    if kind is types.FunctionType:
+        return _function_reading(x)
+    if isinstance(x, type):
+        noise = {len(vars(x)) + i for i, name in enumerate(vars(x)) if name in _CLASS_NOISE}
+        return Reading(Identity(x), lambda x: (*vars(x), *vars(x).values(), *x.__bases__), True, noise)
+    if _contents(x) is not None:
+        return Reading(None, lambda x: (type(x), *(_contents(x) or ()), vars(x) if hasattr(x, "__dict__") else None))
+    if kind is contextvars.ContextVar:
+        return Reading(Identity(x), lambda x: (x.get(None),), True)
+    if hasattr(kind, "__trace_state__"):  # the object says itself what a step can see of it
+        return Reading(Identity(x), lambda x: (type(x), x.__trace_state__()), True)
+    has_slots = bool(_slots(x))
+    if _hides_state(kind) or not (has_slots or hasattr(x, "__dict__")):
+        raise Unknowable
+    if has_slots:
+        return Reading(None, lambda x: (type(x), *_slots(x), vars(x) if hasattr(x, "__dict__") else None))
+    if _is_known(kind.__module__):
+        return _own_reading(x)
+    return Reading(None, _of_object, labels=[None] * (1 + len(vars(x))) + [*vars(x)])
+
+
+def _own_reading(x: Any) -> Reading:
+    """An object of minirnn's own, which may say which attributes no call reads; others must not come or go."""
+    untraced = getattr(type(x), "__untraced__", ())
+    names = [name for name in vars(x) if name not in untraced]
+    read = attrgetter(*names) if len(names) > 1 else lambda x: tuple(getattr(x, name) for name in names)
+    return Reading(None, lambda x: (type(x), len(x.__dict__), *read(x)), labels=[None, None, *names])
+
+
+def _of_object(x: Any) -> tuple[Any, ...]:
+    return (type(x), *x.__dict__, *x.__dict__.values())
+
+
+def _function_reading(f: types.FunctionType) -> Reading:
+    """A function by its code and what it closes over; one of the user's also by the globals that it names."""
+    names = () if _is_known(f.__module__) else _names(f.__code__)
+    labels = [None] * 4 + [*f.__code__.co_freevars, *names]
+    modules = _modules_among(f.__globals__, names, frozenset())
+    special = {len(labels) - len(names) + i: reading for i, reading in modules.items()}
+    is_filled = all(_filled(cell) is not _ABSENT for cell in f.__closure__ or ())
+    read = functools.partial(_of_function, names, _contents_of_cell if is_filled else _filled)
+    return Reading(Identity(f.__code__), read, False, (), labels, special)
+
+
+def _of_function(names: Any, read_cell: Callable[[Any], Any], f: types.FunctionType) -> tuple[Any, ...]:
+    cells = f.__closure__
+    return (
+        f.__code__,
+        f.__defaults__,
+        f.__kwdefaults__,
+        f.__dict__ or None,
+        *(map(read_cell, cells) if cells else ()),
+        *map(f.__globals__.get, names, _absent),
+    )
+
+
+_contents_of_cell = attrgetter("cell_contents")  # ValueError if there is nothing in it
+
+
+def _filled(cell: types.CellType) -> Any:
+    """What a cell holds, also if its variable is not assigned yet."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return _ABSENT
+
+
+def _modules_among(namespace: Any, names: tuple[str, ...], above: frozenset[int]) -> dict[int, Reading]:
+    """How to read the user's modules among the values of names: by what the function names of their contents."""
+    found = {}
+    for place, value in enumerate(map(namespace.get, names)):
+        if isinstance(value, types.ModuleType) and not _is_known(value.__name__) and id(value) not in above:
+            inner = _modules_among(vars(value), names, above | {id(value)})
+            found[place] = Reading(Identity(value), functools.partial(_of_module, names), True, (), names, inner)
+    return found
+
+
+def _of_module(names: tuple[str, ...], module: types.ModuleType) -> tuple[Any, ...]:
+    return tuple(map(vars(module).get, names, _absent))
 
 
 def _contents(x: Any) -> list[Any] | None:
@@ -238,10 +334,10 @@ def _contents(x: Any) -> list[Any] | None:
         return [x.__func__]
     if isinstance(x, property):
         return [x.fget]
+    if isinstance(x, slice):
+        return [x.start, x.stop, x.step]
     if isinstance(x, weakref.ref):
         return [x()]
-    if isinstance(x, contextvars.ContextVar):
-        return [Identity(x), x.get(None)]
     return None
 
 
@@ -252,24 +348,14 @@ def _is_known(module: str | None) -> bool:
     return root in _OURS or root in sys.stdlib_module_names
 
 
-def _filled(cells: Iterable[types.CellType]) -> list[Any]:
-    contents = []
-    for cell in cells:
-        try:
-            contents.append(cell.cell_contents)
-        except ValueError:  # a variable that is not assigned yet
-            contents.append(None)
-    return contents
-
-
 @functools.lru_cache(maxsize=1024)
-def _names(code: types.CodeType) -> frozenset[str]:
+def _names(code: types.CodeType) -> tuple[str, ...]:
     """The names, of globals and of attributes, that a function and the functions inside it read."""
     found = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            found |= _names(constant)
-    return frozenset(found)
+            found.update(_names(constant))
+    return tuple(sorted(found))
 
 
 def _slots(x: Any) -> list[Any]:

@@ -17,6 +17,8 @@ from .rows import classify, operand_classes
 
 CONSTANT, FROM_X, FROM_CARRY = 0, 1, 2
 NEVER_MERGED = ("random", "scan", "source")
+# What gains by running once on T x B rows instead of T times on B.
+HEAVY = ("contract", "reduce", "window", "gather", "scatter")
 
 
 @dataclass(eq=False)
@@ -35,13 +37,21 @@ class Split:
     levels: dict[int, int]
 
 
-def split(graph: StepGraph) -> Split:
-    """Sort the nodes of a step graph into once, before, loop and after, as far as its passes go."""
+def split(graph: StepGraph, fused: bool = False) -> Split:
+    """Sort the nodes of a step graph into once, before, loop and after, as far as its passes go.
+
+    Where a loop is compiled, maps cost least next to what they feed (`fused`): then only heavy nodes
+    leave it, with what they need before the loop, and what needs them after it.
+    """
     classes, levels = classify(graph), _levels(graph)
     once = [node for node in graph.nodes if all(levels[id(o)] == CONSTANT for o in node.outputs)]
     before = _before(graph, classes, levels) if "before" in graph.passes else []
+    if fused:
+        before = _leading_to_heavy(before)
     placed = {id(n) for n in once + before}
     after = _after(graph, classes, levels, placed) if "after" in graph.passes else []
+    if fused:
+        after = _closed_under_sums(graph, {id(n): n for n in _following_heavy(after, classes)}, classes)
     elsewhere = {id(n) for n in once + before + after}
     loop = [node for node in graph.nodes if id(node) not in elsewhere]
     return Split(graph, once, before, loop, after, classes, levels)
@@ -88,6 +98,28 @@ def _before(graph: StepGraph, classes: dict[int, str], levels: dict[int, int]) -
             nodes.append(node)
             ready.update(id(o) for o in node.outputs)
     return nodes
+
+
+def _leading_to_heavy(nodes: list[Node]) -> list[Node]:
+    kept: list[Node] = []
+    needed: set[int] = set()
+    for node in reversed(nodes):
+        if node.primitive.form in HEAVY or any(id(o) in needed for o in node.outputs):
+            kept.append(node)
+            needed.update(id(t) for t in node.tensors)
+    return kept[::-1]
+
+
+def _following_heavy(nodes: list[Node], classes: dict[int, str]) -> list[Node]:
+    """Heavy nodes, sums over the rows, and all that read them."""
+    kept: list[Node] = []
+    made: set[int] = set()
+    for node in nodes:
+        summed = any(classes[id(o)] == SUMMED for o in node.outputs)
+        if summed or node.primitive.form in HEAVY or any(id(t) in made for t in node.tensors):
+            kept.append(node)
+            made.update(id(o) for o in node.outputs)
+    return kept
 
 
 def _after(graph: StepGraph, classes: dict[int, str], levels: dict[int, int], placed: set[int]) -> list[Node]:

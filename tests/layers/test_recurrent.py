@@ -284,7 +284,7 @@ def test_input_projections_leave_the_loop() -> None:
     ):
         states = trees.flatten(layer.get_initial_state(B))
         face = layer._face
-        traced, _ = trace_step(lambda s, x: face(x, s)[::-1], states, trees.flatten(mr.Tensor(np.ones((B, F)))))  # noqa: B023
+        traced, _ = trace_step(lambda s, x: face(x, s)[::-1], states, trees.flatten(mr.Tensor(np.ones((T, B, F)))))  # noqa: B023
         parts = split(traced.graph)
         names = [[node.primitive.name for node in part].count("contract") for part in (parts.before, parts.loop)]
         assert names == [1, products]

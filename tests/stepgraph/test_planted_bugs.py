@@ -22,6 +22,7 @@ from .random_steps import RandomStep
 from .steps import attention, lstm, numbers
 
 scan_module = importlib.import_module("minirnn.scan")
+loop_module = importlib.import_module("minirnn.loop")
 B, T = 3, 5
 VALID = np.array([[1, 1, 1], [1, 0, 1], [0, 1, 1], [1, 0, 1], [1, 0, 1]], bool)
 
@@ -156,23 +157,24 @@ def residuals_of_zeros(patch: Any) -> None:
 
 def time_off_by_one(patch: Any) -> None:
     """The backward reads each residual of the step before."""
-    original = scan_module.run_graph
+    original = loop_module.run_graph
 
-    def run_graph(graph: Any, init: Any, xs: Any, closed: Any, length: int, reverse: bool) -> Any:
-        backward = graph.row_classes is not None
-        shifted = [ops.concatenate([x[:1], x[:-1]]) if backward else x for x in xs]
-        return original(graph, init, shifted, closed, length, reverse)
+    def run_graph(graph: Any, operands: Any, length: int, reverse: bool, engine: str) -> Any:
+        if graph.row_classes is not None:
+            sequences = slice(len(graph.carry_in), len(graph.carry_in) + len(graph.xs))
+            operands[sequences] = [ops.concatenate([x[:1], x[:-1]]) for x in operands[sequences]]
+        return original(graph, operands, length, reverse, engine)
 
-    patch(scan_module, "run_graph", run_graph)
+    patch(loop_module, "run_graph", run_graph)
 
 
 def backward_in_the_forward_direction(patch: Any) -> None:
-    original = scan_module.run_graph
+    original = loop_module.run_graph
 
-    def run_graph(graph: Any, init: Any, xs: Any, closed: Any, length: int, reverse: bool) -> Any:
-        return original(graph, init, xs, closed, length, reverse != (graph.row_classes is not None))
+    def run_graph(graph: Any, operands: Any, length: int, reverse: bool, engine: str) -> Any:
+        return original(graph, operands, length, reverse != (graph.row_classes is not None), engine)
 
-    patch(scan_module, "run_graph", run_graph)
+    patch(loop_module, "run_graph", run_graph)
 
 
 def ignored_mask(patch: Any) -> None:
@@ -237,22 +239,22 @@ def sums_that_leave_the_first_step_out(patch: Any) -> None:
 
 
 def cotangents_off_by_a_thousandth(patch: Any) -> None:
-    original = scan_module._scan_vjp
+    original = loop_module._vjp
 
     def vjp(*args: Any, **params: Any) -> Any:
         return [None if ct is None else ct * 1.001 for ct in original(*args, **params)]
 
-    patch(scan_module, "_scan_vjp", vjp)
-    object.__setattr__(scan_module._scan, "vjp", vjp)
+    patch(loop_module, "_vjp", vjp)
+    object.__setattr__(loop_module._scan, "vjp", vjp)
 
 
 def forgotten_cotangent_of_the_carry(patch: Any) -> None:
-    original = scan_module._scan_vjp
+    original = loop_module._vjp
 
     def vjp(cts: Any, *args: Any, graph: Any, **params: Any) -> Any:
         return original([None] * len(graph.carry_out) + list(cts)[len(graph.carry_out) :], *args, graph=graph, **params)
 
-    object.__setattr__(scan_module._scan, "vjp", vjp)
+    object.__setattr__(loop_module._scan, "vjp", vjp)
 
 
 BUGS = {
@@ -277,9 +279,9 @@ BUGS = {
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
 def test_a_planted_bug_is_found(bug: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    rule = scan_module._scan.vjp
+    rule = loop_module._scan.vjp
     bug(monkeypatch.setattr)
     try:
         assert BUGS[bug] in found_by_the_battery()
     finally:
-        object.__setattr__(scan_module._scan, "vjp", rule)
+        object.__setattr__(loop_module._scan, "vjp", rule)

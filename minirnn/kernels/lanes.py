@@ -1,0 +1,567 @@
+"""Sixteen numbers at once: the vector values that kernels compute with, as a Numba type.
+
+`load` and `store` move up to sixteen neighbours between an array and a vector; `+ - * /`, comparisons
+and the functions below work lane by lane, a number meeting a vector stands for sixteen of it.  There
+are always sixteen lanes: LLVM cuts them to what the machine has, and no lane ever looks at another, so
+results do not depend on the machine's width.  Nothing here contracts or reorders: `fma` is written
+where one is wanted.  Without the JIT (`NUMBA_DISABLE_JIT=1`) the same names are plain Python functions
+of one number, LANES is 1 (see twins.py).
+
+Offsets count elements from an array's first one, whatever its rank and strides.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
+
+LANES = 16
+
+
+class LanesType(types.Type):
+    """A vector of LANES numbers of one dtype."""
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = dtype
+        super().__init__(name=f"lanes({dtype})")
+
+
+@register_model(LanesType)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, lanes_type: LanesType) -> None:
+        super().__init__(manager, lanes_type, vector_of(lanes_type.dtype))
+
+
+_ELEMENTS = {
+    types.float32: ir.FloatType(),
+    types.float64: ir.DoubleType(),
+    types.int32: ir.IntType(32),
+    types.int64: ir.IntType(64),
+    types.uint32: ir.IntType(32),
+    types.uint64: ir.IntType(64),
+    types.boolean: ir.IntType(1),
+}
+
+
+def vector_of(dtype: Any) -> ir.VectorType:
+    """The LLVM type of sixteen numbers."""
+    return ir.VectorType(_ELEMENTS[dtype], LANES)
+
+
+def splat(builder: Any, scalar: Any) -> Any:
+    """Sixteen copies of an LLVM number."""
+    vector = ir.VectorType(scalar.type, LANES)
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.IntType(32)(0))
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), zeros)
+
+
+def as_lanes(context: Any, builder: Any, value: Any, given: Any, dtype: Any) -> Any:
+    """A vector of `dtype` from a vector of it or from a number of any type."""
+    if isinstance(given, LanesType):
+        return value
+    number = context.cast(builder, value, given, dtype)
+    if dtype == types.boolean:
+        number = builder.trunc(number, ir.IntType(1)) if number.type.width > 1 else number
+    return splat(builder, number)
+
+
+# operators ---------------------------------------------------------------------------------------
+def _common(a: Any, b: Any) -> Any:
+    """The dtype in which two operands meet: that of the vectors; numbers adapt."""
+    found = {t.dtype for t in (a, b) if isinstance(t, LanesType)}
+    numbers = all(isinstance(t, (LanesType, types.Number, types.Boolean)) for t in (a, b))
+    return found.pop() if len(found) == 1 and numbers else None
+
+
+def _is_float(dtype: Any) -> bool:
+    return isinstance(dtype, types.Float)
+
+
+def _is_signed(dtype: Any) -> bool:
+    return bool(getattr(dtype, "signed", False))
+
+
+def _operator(function: Any, emit: Callable[..., Any], allowed: Callable[[Any], bool], result: Any = None) -> None:
+    """Give a binary operator a meaning on vectors: `emit(builder, a, b, dtype)`."""
+
+    @type_callable(function)
+    def typing(context: Any) -> Any:
+        def typer(a: Any, b: Any) -> Any:
+            dtype = _common(a, b)
+            if dtype is not None and allowed(dtype):
+                return LanesType(result or dtype)
+            return None
+
+        return typer
+
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        dtype = _common(*sig.args)
+        a, b = (as_lanes(context, builder, x, t, dtype) for x, t in zip(args, sig.args, strict=True))
+        return emit(builder, a, b, dtype)
+
+    for left, right in ((LanesType, LanesType), (LanesType, types.Any), (types.Any, LanesType)):
+        lower_builtin(function, left, right)(lower)
+
+
+def _arithmetic(function: Any, on_floats: str, on_integers: str) -> None:
+    def emit(builder: Any, a: Any, b: Any, dtype: Any) -> Any:
+        return getattr(builder, on_floats if _is_float(dtype) else on_integers)(a, b)
+
+    _operator(function, emit, lambda dtype: dtype != types.boolean)
+
+
+_arithmetic(operator.add, "fadd", "add")
+_arithmetic(operator.sub, "fsub", "sub")
+_arithmetic(operator.mul, "fmul", "mul")
+_operator(operator.truediv, lambda builder, a, b, dtype: builder.fdiv(a, b), _is_float)
+
+
+def _comparison(function: Any, sign: str) -> None:
+    def emit(builder: Any, a: Any, b: Any, dtype: Any) -> Any:
+        if _is_float(dtype):
+            return (builder.fcmp_unordered if sign == "!=" else builder.fcmp_ordered)(sign, a, b)
+        return (builder.icmp_signed if _is_signed(dtype) else builder.icmp_unsigned)(sign, a, b)
+
+    _operator(function, emit, lambda dtype: True, types.boolean)
+
+
+for _function, _sign in (
+    (operator.lt, "<"), (operator.le, "<="), (operator.gt, ">"), (operator.ge, ">="), (operator.eq, "=="),
+    (operator.ne, "!="),
+):  # fmt: skip
+    _comparison(_function, _sign)
+
+
+def _bitwise(function: Any, name: str) -> None:
+    _operator(function, lambda builder, a, b, dtype: getattr(builder, name)(a, b), lambda dtype: not _is_float(dtype))
+
+
+_bitwise(operator.and_, "and_")
+_bitwise(operator.or_, "or_")
+_bitwise(operator.xor, "xor")
+_bitwise(operator.lshift, "shl")
+_operator(
+    operator.rshift,
+    lambda builder, a, b, dtype: (builder.ashr if _is_signed(dtype) else builder.lshr)(a, b),
+    lambda dtype: not _is_float(dtype),
+)
+
+
+def _prefix(function: Any, emit: Callable[..., Any], allowed: Callable[[Any], bool]) -> None:
+    @type_callable(function)
+    def typing(context: Any) -> Any:
+        def typer(a: Any) -> Any:
+            return a if isinstance(a, LanesType) and allowed(a.dtype) else None
+
+        return typer
+
+    lower_builtin(function, LanesType)(lambda context, builder, sig, args: emit(builder, args[0], sig.args[0].dtype))
+
+
+def _negative(builder: Any, a: Any, dtype: Any) -> Any:
+    return builder.fneg(a) if _is_float(dtype) else builder.neg(a)
+
+
+_prefix(operator.neg, _negative, lambda dtype: dtype != types.boolean)
+_prefix(operator.invert, lambda builder, a, dtype: builder.not_(a), lambda dtype: not _is_float(dtype))
+
+
+# arrays ------------------------------------------------------------------------------------------
+def _pointer(context: Any, builder: Any, array_type: Any, array: Any, offset: Any) -> Any:
+    """The address of the element `offset` places after the first of an array, or after what a pointer shows."""
+    if isinstance(array_type, types.CPointer):
+        return builder.gep(array, [offset])
+    return builder.gep(context.make_array(array_type)(context, builder, array).data, [offset])
+
+
+def _valid(builder: Any, count: Any) -> Any:
+    """Which of the sixteen lanes are below `count`."""
+    short = ir.IntType(32)
+    most = ir.Constant(count.type, LANES)
+    count = builder.select(builder.icmp_signed("<", count, most), count, most)
+    numbers = ir.Constant(ir.VectorType(short, LANES), list(range(LANES)))
+    return builder.icmp_signed("<", numbers, splat(builder, builder.trunc(count, short)))
+
+
+def _stored(dtype: Any) -> Any:
+    """The LLVM type of an element in memory: a bool takes a byte."""
+    return ir.IntType(8) if dtype == types.boolean else _ELEMENTS[dtype]
+
+
+def _to_register(builder: Any, vector: Any, dtype: Any) -> Any:
+    return builder.icmp_unsigned("!=", vector, ir.Constant(vector.type, None)) if dtype == types.boolean else vector
+
+
+def _suffix(dtype: Any) -> str:
+    element = _stored(dtype)
+    return f"v{LANES}" + ("f32" if element == ir.FloatType() else "f64" if element == ir.DoubleType() else str(element))
+
+
+def _declare(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
+    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
+
+
+def _size(dtype: Any) -> int:
+    """Bytes of an element in memory."""
+    return 1 if dtype == types.boolean else dtype.bitwidth // 8
+
+
+def _align(dtype: Any) -> Any:
+    return ir.IntType(32)(_size(dtype))
+
+
+def _index(*given: Any) -> tuple[Any, ...]:
+    """Offsets and counts are int64."""
+    return (types.int64,) * len(given)
+
+
+@intrinsic
+def load(typing: Any, array: Any, offset: Any, count: Any) -> Any:
+    """The vector of an array's elements from `offset` on; lanes from `count` on are zero and not read."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        dtype, pointer = array.dtype, _pointer(context, builder, array, args[0], args[1])
+        memory = ir.VectorType(_stored(dtype), LANES)
+        function = _declare(
+            builder,
+            f"llvm.masked.load.{_suffix(dtype)}.p0",
+            memory,
+            [memory.as_pointer(), ir.IntType(32), ir.VectorType(ir.IntType(1), LANES), memory],
+        )
+        place = builder.bitcast(pointer, memory.as_pointer())
+        zeros = ir.Constant(memory, None)
+        vector = builder.call(function, [place, _align(dtype), _valid(builder, args[2]), zeros])
+        return _to_register(builder, vector, dtype)
+
+    return LanesType(array.dtype)(array, *_index(offset, count)), codegen
+
+
+@intrinsic
+def zeros(typing: Any, array: Any) -> Any:
+    """Sixteen zeros of an array's dtype."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return ir.Constant(vector_of(array.dtype), None)
+
+    return LanesType(array.dtype)(array), codegen
+
+
+@intrinsic
+def store(typing: Any, array: Any, offset: Any, value: Any, count: Any) -> Any:
+    """Put the first `count` lanes into an array from `offset` on."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        dtype, pointer = array.dtype, _pointer(context, builder, array, args[0], args[1])
+        vector = as_lanes(context, builder, args[2], value, dtype)
+        memory = ir.VectorType(_stored(dtype), LANES)
+        vector = builder.zext(vector, memory) if dtype == types.boolean else vector
+        function = _declare(
+            builder,
+            f"llvm.masked.store.{_suffix(dtype)}.p0",
+            ir.VoidType(),
+            [memory, memory.as_pointer(), ir.IntType(32), ir.VectorType(ir.IntType(1), LANES)],
+        )
+        place = builder.bitcast(pointer, memory.as_pointer())
+        builder.call(function, [vector, place, _align(dtype), _valid(builder, args[3])])
+        return context.get_dummy_value()
+
+    if isinstance(value, LanesType) and value.dtype != array.dtype:
+        raise numba.TypingError(f"store: lanes of {value.dtype} into an array of {array.dtype}")
+    return types.void(array, types.int64, value, types.int64), codegen
+
+
+@intrinsic
+def load_apart(typing: Any, array: Any, offset: Any, stride: Any, count: Any) -> Any:
+    """As `load`, of elements that stand `stride` places apart."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        dtype, pointer = array.dtype, _pointer(context, builder, array, args[0], args[1])
+        memory = ir.VectorType(_stored(dtype), LANES)
+        places = _apart(builder, pointer, args[2], _size(dtype))
+        function = _declare(
+            builder,
+            f"llvm.masked.gather.{_suffix(dtype)}.v{LANES}p0",
+            memory,
+            [places.type, ir.IntType(32), ir.VectorType(ir.IntType(1), LANES), memory],
+        )
+        zeros = ir.Constant(memory, None)
+        vector = builder.call(function, [places, _align(dtype), _valid(builder, args[3]), zeros])
+        return _to_register(builder, vector, dtype)
+
+    return LanesType(array.dtype)(array, *_index(offset, stride, count)), codegen
+
+
+@intrinsic
+def store_apart(typing: Any, array: Any, offset: Any, stride: Any, value: Any, count: Any) -> Any:
+    """As `store`, to places that stand `stride` elements apart."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        dtype, pointer = array.dtype, _pointer(context, builder, array, args[0], args[1])
+        vector = as_lanes(context, builder, args[3], value, dtype)
+        memory = ir.VectorType(_stored(dtype), LANES)
+        vector = builder.zext(vector, memory) if dtype == types.boolean else vector
+        places = _apart(builder, pointer, args[2], _size(dtype))
+        function = _declare(
+            builder,
+            f"llvm.masked.scatter.{_suffix(dtype)}.v{LANES}p0",
+            ir.VoidType(),
+            [memory, places.type, ir.IntType(32), ir.VectorType(ir.IntType(1), LANES)],
+        )
+        builder.call(function, [vector, places, _align(dtype), _valid(builder, args[4])])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.int64, value, types.int64), codegen
+
+
+def _apart(builder: Any, pointer: Any, stride: Any, size: int) -> Any:
+    """Sixteen addresses, `stride` elements of `size` bytes apart."""
+    numbers = ir.Constant(ir.VectorType(ir.IntType(64), LANES), [i * size for i in range(LANES)])
+    steps = builder.mul(numbers, splat(builder, stride))
+    addresses = builder.add(splat(builder, builder.ptrtoint(pointer, ir.IntType(64))), steps)
+    return builder.inttoptr(addresses, ir.VectorType(pointer.type, LANES))
+
+
+@intrinsic
+def element(typing: Any, array: Any, offset: Any) -> Any:
+    """One element of an array, `offset` places after its first."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = _pointer(context, builder, array, args[0], args[1])
+        return context.unpack_value(builder, array.dtype, pointer)
+
+    return array.dtype(array, types.int64), codegen
+
+
+@intrinsic
+def put(typing: Any, array: Any, offset: Any, value: Any) -> Any:
+    """Set one element of an array, `offset` places after its first."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = _pointer(context, builder, array, args[0], args[1])
+        context.pack_value(builder, array.dtype, args[2], pointer)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, array.dtype), codegen
+
+
+def _pointer_to(dtype: Any) -> Any:
+    """Makes an address, as an integer, a pointer to numbers."""
+
+    def typed(typing: Any, number: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return builder.inttoptr(args[0], context.get_value_type(types.CPointer(dtype)))
+
+        return types.CPointer(dtype)(types.int64), codegen
+
+    return typed
+
+
+@intrinsic
+def float32_at(typing: Any, number: Any) -> Any:
+    """The float32 numbers at an address."""
+    return _pointer_to(types.float32)(typing, number)
+
+
+@intrinsic
+def float64_at(typing: Any, number: Any) -> Any:
+    """The float64 numbers at an address."""
+    return _pointer_to(types.float64)(typing, number)
+
+
+@intrinsic
+def int32_at(typing: Any, number: Any) -> Any:
+    """The int32 numbers at an address."""
+    return _pointer_to(types.int32)(typing, number)
+
+
+@intrinsic
+def int64_at(typing: Any, number: Any) -> Any:
+    """The int64 numbers at an address."""
+    return _pointer_to(types.int64)(typing, number)
+
+
+@intrinsic
+def bool_at(typing: Any, number: Any) -> Any:
+    """The bools at an address."""
+    return _pointer_to(types.boolean)(typing, number)
+
+
+# functions ---------------------------------------------------------------------------------------
+def _common_of_all(values: Any) -> Any:
+    """As `_common`, for any number of operands; plain numbers alone have none."""
+    found = {t.dtype for t in values if isinstance(t, LanesType)}
+    return found.pop() if len(found) == 1 else None
+
+
+@intrinsic
+def select(typing: Any, condition: Any, x: Any, y: Any) -> Any:
+    """x where the condition holds, else y."""
+    dtype = _common_of_all((x, y)) or typing.unify_types(x, y)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        chosen = as_lanes(context, builder, args[0], condition, types.boolean)
+        a, b = (as_lanes(context, builder, v, t, dtype) for v, t in zip(args[1:], (x, y), strict=True))
+        return builder.select(chosen, a, b)
+
+    return LanesType(dtype)(condition, x, y), codegen
+
+
+def _llvm_function(name: str, operands: int) -> Any:
+    """The LLVM intrinsic `name` on vectors of floats."""
+
+    def typed(typing: Any, *given: Any) -> Any:
+        dtype = _common_of_all(given)
+        if not _is_float(dtype):
+            return None
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            vectors = [as_lanes(context, builder, v, t, dtype) for v, t in zip(args, sig.args, strict=True)]
+            vector = vector_of(dtype)
+            full_name = f"llvm.{name}.{_suffix(dtype)}"
+            return builder.call(_declare(builder, full_name, vector, [vector] * operands), vectors)
+
+        return LanesType(dtype)(*given), codegen
+
+    return typed
+
+
+@intrinsic
+def fma(typing: Any, x: Any, y: Any, z: Any) -> Any:
+    """x * y + z, rounded once."""
+    return _llvm_function("fma", 3)(typing, x, y, z)
+
+
+@intrinsic
+def sqrt(typing: Any, x: Any) -> Any:
+    """The square root."""
+    return _llvm_function("sqrt", 1)(typing, x)
+
+
+@intrinsic
+def absolute(typing: Any, x: Any) -> Any:
+    """The number without its sign bit."""
+    return _llvm_function("fabs", 1)(typing, x)
+
+
+@intrinsic
+def copysign(typing: Any, x: Any, y: Any) -> Any:
+    """x with the sign bit of y."""
+    return _llvm_function("copysign", 2)(typing, x, y)
+
+
+@intrinsic
+def bits(typing: Any, x: Any) -> Any:
+    """The bit pattern of floats, as signed integers of their size."""
+    dtype = types.int32 if x.dtype == types.float32 else types.int64
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], vector_of(dtype))
+
+    return LanesType(dtype)(x), codegen
+
+
+@intrinsic
+def from_bits(typing: Any, x: Any) -> Any:
+    """The floats of which signed integers are the bit patterns."""
+    dtype = types.float32 if x.dtype == types.int32 else types.float64
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], vector_of(dtype))
+
+    return LanesType(dtype)(x), codegen
+
+
+def _converted(builder: Any, value: Any, source: Any, target: Any) -> Any:
+    vector = vector_of(target)
+    if source == target:
+        return value
+    if target == types.boolean:
+        zeros = ir.Constant(value.type, None)
+        return builder.fcmp_unordered("!=", value, zeros) if _is_float(source) else builder.icmp_signed("!=", value, zeros)
+    if _is_float(source) and _is_float(target):
+        return builder.fpext(value, vector) if target == types.float64 else builder.fptrunc(value, vector)
+    if _is_float(target):
+        return (builder.sitofp if _is_signed(source) else builder.uitofp)(value, vector)
+    if _is_float(source):
+        return builder.fptosi(value, vector)
+    from_width, to_width = (_ELEMENTS[t].width for t in (source, target))
+    if from_width >= to_width:
+        return value if from_width == to_width else builder.trunc(value, vector)
+    return (builder.sext if _is_signed(source) else builder.zext)(value, vector)
+
+
+def _conversion(dtype: Any) -> Any:
+    def typed(typing: Any, x: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            if not isinstance(x, LanesType):
+                return as_lanes(context, builder, args[0], x, dtype)
+            return _converted(builder, args[0], x.dtype, dtype)
+
+        return LanesType(dtype)(x), codegen
+
+    return typed
+
+
+@intrinsic
+def as_float32(typing: Any, x: Any) -> Any:
+    """Converted to float32, rounded to nearest; a number becomes sixteen."""
+    return _conversion(types.float32)(typing, x)
+
+
+@intrinsic
+def as_float64(typing: Any, x: Any) -> Any:
+    """Converted to float64; a number becomes sixteen."""
+    return _conversion(types.float64)(typing, x)
+
+
+@intrinsic
+def as_int32(typing: Any, x: Any) -> Any:
+    """Converted to int32, floats cut towards zero; a number becomes sixteen."""
+    return _conversion(types.int32)(typing, x)
+
+
+@intrinsic
+def as_int64(typing: Any, x: Any) -> Any:
+    """Converted to int64, floats cut towards zero; a number becomes sixteen."""
+    return _conversion(types.int64)(typing, x)
+
+
+@intrinsic
+def as_bool(typing: Any, x: Any) -> Any:
+    """Whether it is not zero; a number becomes sixteen."""
+    return _conversion(types.boolean)(typing, x)
+
+
+@intrinsic
+def count_from(typing: Any, start: Any) -> Any:
+    """The integers start, start + 1, ... start + 15."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        numbers = ir.Constant(vector_of(types.int64), list(range(LANES)))
+        return builder.add(splat(builder, args[0]), numbers)
+
+    return LanesType(types.int64)(types.int64), codegen
+
+
+@numba.njit(forceinline=True)
+def maximum(x: Any, y: Any) -> Any:
+    """The larger one, NaN if either is."""
+    return select((x >= y) | (x != x), x, y)
+
+
+@numba.njit(forceinline=True)
+def minimum(x: Any, y: Any) -> Any:
+    """The smaller one, NaN if either is."""
+    return select((x <= y) | (x != x), x, y)
+
+
+if numba.config.DISABLE_JIT:
+    from .twins import *  # noqa: F403

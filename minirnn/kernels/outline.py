@@ -1,0 +1,102 @@
+"""Functions that are compiled once and called through their address.
+
+Numba links the code of every function that a kernel calls into the kernel, and optimizes all of it
+again: with the product, that takes longer than the kernel itself.  So the larger functions stay
+outside.  A kernel finds their addresses in slots of memory whose symbols LLVM knows by name; that
+works for kernels from the disk cache, too.  `prepare(dtype)` fills the slots, and comes before any
+kernel of that dtype runs.  A kernel that finds an empty slot raises RuntimeError.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import binding
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from . import build
+
+_outlined: list[_Outlined] = []
+_DTYPES = {"float32": types.float32, "float64": types.float64}
+
+
+class _Outlined:
+    """A function, and for each dtype the slot that holds its address."""
+
+    def __init__(self, function: Any, arguments: str, returns: bool, label: str) -> None:
+        self.function, self.label, self.slots = function, label, {}
+        self.returns = returns
+        self.arguments = arguments
+        for name in _DTYPES:
+            slot = self.slots[name] = ctypes.c_void_p()
+            binding.add_symbol(self.symbol(name), ctypes.addressof(slot))
+
+    def symbol(self, dtype: str) -> str:
+        return f"minirnn_{self.function.__name__}_{dtype}"
+
+    def types(self, dtype: str) -> tuple[Any, ...]:
+        kinds = {"p": types.CPointer(_DTYPES[dtype]), "i": types.int64, "b": types.boolean}
+        return tuple(kinds[letter] for letter in self.arguments)
+
+    def prepare(self, dtype: str) -> None:
+        slot = self.slots[dtype]
+        if slot.value is None:
+            signature = self.types(dtype)
+            with build._lock:
+                build._compile(self.function, signature, self.label)
+            made = self.function.overloads[signature]
+            slot.value = made.library.get_pointer_to_function(made.fndesc.llvm_func_name)
+
+
+def prepare(dtype: Any) -> None:
+    """Load or compile the outlined functions for numbers of a dtype, float32 or float64."""
+    for each in _outlined:
+        each.prepare(np.dtype(dtype).name)
+
+
+def outlined(arguments: str, label: str, returns: bool = False) -> Callable[..., Any]:
+    """A decorator: compile the function alone, and let kernels call it through its address.
+
+    arguments: a letter for each, p pointer, i int64, b bool; the pointers' dtype is the function's.
+    returns: whether it returns a number of that dtype.  label: what a line on a first compilation says.
+    """
+
+    def decorate(function: Any) -> Any:
+        compiled = build.library_function(function)
+        if build.JIT_OFF:
+            return compiled
+        entry = _Outlined(compiled, arguments, returns, label)
+        _outlined.append(entry)
+
+        @intrinsic
+        def call(typing: Any, *given: Any) -> Any:
+            dtype = given[0].dtype.name
+            signature = entry.types(dtype)
+            result = given[0].dtype if returns else types.none
+            entry.prepare(dtype)
+
+            def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+                kind = context.call_conv.get_function_type(result, signature)
+                name = entry.symbol(dtype)
+                slot = builder.module.globals.get(name) or cgutils.add_global_variable(
+                    builder.module, kind.as_pointer(), name
+                )
+                target = builder.load(slot)
+                with cgutils.if_unlikely(builder, cgutils.is_null(builder, target)):
+                    context.call_conv.return_user_exc(builder, RuntimeError, (f"call prepare({dtype!r}) first",))
+                values = cgutils.unpack_tuple(builder, args[0])
+                status, value = context.call_conv.call_function(builder, target, result, signature, values)
+                with cgutils.if_unlikely(builder, status.is_error):
+                    context.call_conv.return_status_propagate(builder, status)
+                return value if returns else context.get_dummy_value()
+
+            return result(types.StarArgTuple(signature)), codegen
+
+        return call
+
+    return decorate

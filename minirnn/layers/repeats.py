@@ -1,0 +1,116 @@
+"""Calls of a recurrent layer that are like an earlier one: what was checked and made then is used again."""
+
+from __future__ import annotations
+
+from operator import attrgetter, is_
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..autodiff import ops, trees
+from ..autodiff.tensor import Tensor, current_trace, is_recording, wrap
+from ..scan import Rerun
+from .base import DTYPES, is_observed
+
+if TYPE_CHECKING:
+    from .recurrent import RNN
+
+_MOST = 16
+# What a call reads of the layer itself; what its step reads is looked after by scan.
+_options = attrgetter(
+    "dtype", "batch_axis", "return_sequences", "return_state", "go_backwards", "stateful", "time_major", "unroll",
+    "zero_output_for_mask", "checkpoint", "cell", "_face", "_held", "_feature_shapes",
+)  # fmt: skip
+
+
+class Repeat:
+    """One call of a layer on one array: its step, initial states and output before the first step."""
+
+    def __init__(self, layer: RNN, step: Any, states: Any, blank: Any, xs: Tensor) -> None:
+        self.options, self.attributes = _options(layer), len(vars(layer))
+        self.are_zeros = layer._face.begins_with_zeros
+        leaves, self.states_form = trees.flatten(states)
+        # Of a stateful layer `states` may be those that the call before ended with.
+        self.states = trees.flatten(layer.get_initial_state(xs.shape[1]))[0] if self.are_zeros else leaves
+        self.kinds = [(t.shape, t.dtype) for t in leaves]
+        self.blank, self.blank_form = trees.flatten(blank)
+        self.dtype, self.axes = xs.dtype, (1, 0, *range(2, xs.ndim))
+        self.rerun = Rerun(step, states if blank is None else (states, blank), xs, layer.go_backwards)
+
+    def __call__(self, layer: RNN, inputs: Any) -> Any:
+        """What the layer returns for these inputs; None if anything has changed that the call depends on."""
+        if not all(map(is_, _options(layer), self.options)) or len(vars(layer)) != self.attributes:
+            return None
+        if current_trace() is not None or is_observed():
+            return None
+        states = self.states
+        if layer.stateful or not self.are_zeros:
+            if not self.are_zeros and type(inputs) is not Tensor:
+                inputs = Tensor(inputs, self.dtype)  # the cell may look at it
+            states = self._states(layer, inputs)
+            if [(t.shape, t.dtype) for t in states] != self.kinds:
+                return None
+        results = self.rerun([*states, *self.blank], self._sequence(inputs, layer.time_major))
+        if results is None:
+            return None
+        carry, ys, y_form = results
+        count = len(states)
+        outputs = (
+            trees.unflatten(y_form, ys) if layer.return_sequences else trees.unflatten(self.blank_form, carry[count:])
+        )
+        if layer.return_state or layer.stateful:
+            states = trees.unflatten(self.states_form, carry[:count])
+        return layer._finish(states, outputs, None)
+
+    def _states(self, layer: RNN, inputs: Any) -> list[Any]:
+        batch = inputs.shape[layer.batch_axis]
+        held = layer._held.begin(batch) if layer.stateful else None
+        if held is None and self.are_zeros:
+            return self.states
+        return trees.flatten(layer.get_initial_state(batch, inputs) if held is None else held)[0]
+
+    def _sequence(self, inputs: Any, time_major: bool) -> Any:
+        """The inputs as the step reads them; a copy only where something records them."""
+        if type(inputs) is Tensor:
+            return inputs if time_major else swap_time(inputs)
+        x = np.array(inputs, self.dtype) if is_recording() or inputs.dtype is not self.dtype else inputs
+        x = x if time_major else x.transpose(self.axes)
+        return wrap(x) if is_recording() else x
+
+
+class Repeats:
+    """The calls that a layer remembers, by the shape and dtype of their input.
+
+    A copy of the layer begins with none of them, because they hold on to its cell.
+    """
+
+    def __init__(self) -> None:
+        self._calls: dict[Any, Repeat] = {}
+
+    def find(self, inputs: Any, dtype: str) -> Repeat | None:
+        """The call that had an input like this one, which the layer would cast to `dtype`."""
+        kind = type(inputs)
+        if kind is np.ndarray:
+            return self._calls.get((inputs.shape, DTYPES[dtype] if inputs.dtype.kind == "f" else inputs.dtype))
+        return self._calls.get((inputs.shape, inputs.dtype)) if kind is Tensor and inputs.mask is None else None
+
+    def keep(self, inputs: Tensor, call: Repeat) -> None:
+        """Remember a call; of very many shapes, only the last ones."""
+        if len(self._calls) >= _MOST:
+            self._calls.clear()
+        self._calls[inputs.shape, inputs.dtype] = call
+
+    def __trace_state__(self) -> None:
+        """A traced step sees nothing of this."""
+
+    def __deepcopy__(self, memo: Any) -> Repeats:
+        return Repeats()
+
+    def __reduce__(self) -> Any:
+        return Repeats, ()
+
+
+def swap_time(x: Any) -> Any:
+    """(B, T, ...) as (T, B, ...), and back."""
+    axes = (1, 0, *range(2, x.ndim))
+    return ops.transpose(x, axes) if is_recording() or type(x) is not Tensor else wrap(x.value.transpose(axes))

@@ -1,0 +1,168 @@
+"""The loop over time as one operation: a step graph run by an engine, and its backward, which is another one."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import config
+from .autodiff import ops
+from .autodiff.primitive import MIXED, SHARED, Primitive
+from .autodiff.tensor import Tensor, active_recorders, apply, current_trace, is_recorded, wrap
+from .stepgraph import interpret
+from .stepgraph.adjoint import adjoint, is_float, linearize
+from .stepgraph.graph import StepGraph
+
+
+def run_forward(graph: StepGraph, arrays: list[Any], length: int, reverse: bool, engine: str) -> list[np.ndarray]:
+    """Run a step graph on arrays: initial carry, xs and closed-over inputs to final carry, ys and sums.
+
+    The one place where the engine is picked.
+    """
+    if engine == "cpu":
+        results: list[np.ndarray] = kernels().run(graph, arrays, length, reverse)
+        return results
+    return interpret.run(graph, arrays, length, reverse)
+
+
+config.register_array_functions("cpu", lambda: importlib.import_module(".kernels.arrays", __package__).FUNCTIONS)
+
+
+@functools.cache
+def kernels() -> Any:
+    """The compiled engine, which is imported when it is first needed."""
+    return importlib.import_module(".kernels.run", __package__)
+
+
+def run_graph(graph: StepGraph, operands: list[Any], length: int, reverse: bool, engine: str) -> tuple[Tensor, ...]:
+    """Apply a step graph over time as one node; while something records, also stack its residuals.
+
+    operands: initial carry, xs and closed-over inputs.  Arrays among them are not copied unless something
+    records them or a result looks at one.
+    """
+    recorders, trace = active_recorders()
+    is_kept = bool(recorders) and is_recorded(operands)
+    if not is_kept and trace is None:
+        return _run_unrecorded(graph, operands, length, reverse, engine)
+    chosen = linearize(graph) if is_kept else graph
+    outputs: tuple[Tensor, ...] = apply(_scan, *operands, graph=chosen, length=length, reverse=reverse, engine=engine)
+    first_sum = len(graph.carry_out) + len(graph.ys)
+    return outputs[:first_sum] + outputs[len(outputs) - len(graph.sums) :]
+
+
+def _run_unrecorded(
+    graph: StepGraph, operands: list[Any], length: int, reverse: bool, engine: str
+) -> tuple[Tensor, ...]:
+    """As `apply` does it, without a node."""
+    arrays, borrowed = [], []
+    for x in operands:
+        if type(x) is np.ndarray:
+            borrowed.append(x)
+        elif x.value is None:  # of a step that is over: `apply` says so
+            return apply(_scan, *operands, graph=graph, length=length, reverse=reverse, engine=engine)
+        else:
+            x = x.value
+        arrays.append(x)
+    results = run_forward(graph, arrays, length, reverse, engine)
+    if borrowed:
+        results = [np.array(r) if _looks_at(r, borrowed) else r for r in results]
+    return tuple([wrap(r) for r in results])
+
+
+def _looks_at(result: Any, arrays: list[np.ndarray]) -> bool:
+    for x in arrays:
+        if result is x or (result.base is not None and np.may_share_memory(result, x)):
+            return True
+    return False
+
+
+# the primitive -----------------------------------------------------------------------------------
+# Operands: initial carry, xs, closed-over inputs.  Outputs: final carry, ys, sums over time.
+def _forward(*arrays: Any, graph: StepGraph, length: int, reverse: bool, engine: str) -> list[Any]:
+    return run_forward(graph, list(arrays), length, reverse, engine)
+
+
+def _shape(primitive: Primitive, operands: Any, params: Any) -> Any:
+    graph, length = params["graph"], params["length"]
+    carry = [(t.shape, t.dtype) for t in graph.carry_out]
+    return [*carry, *[((length, *t.shape), t.dtype) for t in graph.ys], *[(t.shape, t.dtype) for t in graph.sums]]
+
+
+class _Backward(NamedTuple):
+    """The backward of a step graph for certain cotangents.
+
+    `carry` are the outputs whose cotangents it begins with; `reads` are the places of its other operands,
+    and `gives` says which of its results is the cotangent of each input.
+    """
+
+    graph: StepGraph
+    carry: list[int]
+    reads: list[int]  # among the inputs, outputs and cotangents together
+    gives: list[int | None]
+
+
+def _backward(graph: StepGraph, has_ct: tuple[bool, ...], needed: tuple[bool, ...]) -> _Backward:
+    key = ("backward", has_ct, needed)
+    if key not in graph.cache:
+        carries, first_closed, inputs = len(graph.carry_in), len(graph.carry_in) + len(graph.xs), len(graph.inputs)
+        first_sum, outputs = carries + len(graph.ys), len(graph.outputs)
+        carry = [i for i, t in enumerate(graph.carry_out) if is_float(t)]
+        # The cotangents of the carry go on to the step before, whether anybody wants them or not.
+        flows = tuple(is_float(t) and (i < carries or needed[i]) for i, t in enumerate(graph.inputs))
+        seeded = tuple(i in carry or has for i, has in enumerate(has_ct))
+        results = iter(range(inputs))
+        graph.cache[key] = _Backward(
+            adjoint(graph, seeded, flows),
+            carry,
+            [
+                *range(carries, first_closed),
+                *range(inputs + first_sum - graph.residuals, inputs + first_sum),
+                *[inputs + outputs + i for i in range(carries, first_sum) if has_ct[i]],
+                *range(first_closed, inputs),
+                *[inputs + outputs + i for i in range(first_sum, outputs) if has_ct[i]],
+            ],
+            [next(results) if flow else None for flow in flows],
+        )
+    made: _Backward = graph.cache[key]
+    return made
+
+
+def _vjp(
+    cts: Any, outs: Any, *inputs: Any, graph: StepGraph, length: int, reverse: bool, engine: str, needed: Any
+) -> Any:
+    """Another scan: the adjoint step over the residuals, in the other direction of time."""
+    plan = _backward(graph, tuple([ct is not None for ct in cts]), needed)
+    values = [*inputs, *outs, *cts]
+    operands = [_zeros(outs[i]) if cts[i] is None else cts[i] for i in plan.carry]
+    operands += [values[i] for i in plan.reads]
+    results = run_graph(plan.graph, operands, length, not reverse, engine)
+    return [None if place is None else results[place] for place in plan.gives]
+
+
+_SMALL = 2**16
+
+
+def _zeros(x: Tensor) -> Tensor:
+    if current_trace() is not None:
+        zeros: Tensor = ops.zeros_like(x)
+        return zeros
+    shape, dtype = x.shape, x.dtype
+    return _small_zeros(shape, dtype) if x.value.nbytes <= _SMALL else wrap(np.zeros(shape, dtype))
+
+
+@functools.lru_cache(maxsize=64)
+def _small_zeros(shape: tuple[int, ...], dtype: Any) -> Tensor:
+    """What any number of operations may read at once; larger ones are not worth the memory."""
+    return wrap(np.zeros(shape, dtype))
+
+
+def _rows(classes: list[str], operands: Any, node: Any) -> str:
+    return SHARED if all(c == SHARED for c in classes) else MIXED
+
+
+_scan = Primitive(
+    "scan", _forward, _vjp, shape=_shape, form="scan", rows=_rows, unified=None, multiple=True, selective=True
+)
