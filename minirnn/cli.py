@@ -1,4 +1,4 @@
-"""The command `minirnn`: demo, train, generate, bench, cache, config."""
+"""The command `minirnn`: demo, train, generate, bench, source, cache, config."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import bench, config
+from . import bench, config, layers
 from .demo import charmodel, run
-from .errors import MinirnnError
+from .errors import ArgumentError, MinirnnError
 from .kernels import cache
+from .models import load_model
 from .version import __version__
 
 _BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+_LAYERS = ("SimpleRNN", "GRU", "LSTM")  # of which `minirnn source` knows an example
 _INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
 
 
@@ -108,6 +110,11 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_bench_options(command("bench", _bench, "time minirnn beside torch, onnxruntime and JAX, as far as installed"))
 
+    source = command("source", _source, "print the loop that is compiled for a layer, or for those of a saved model")
+    source.add_argument("what", metavar="LAYER|MODEL", help=f"{', '.join(_LAYERS)}, or a file that save wrote")
+    source.add_argument("--backward", action="store_true", help="the loop of the gradient")
+    source.add_argument("--dtype", choices=config.FLOAT_DTYPES, help=f"of a layer ({config.current_dtype()})")
+
     kept = command("cache", _cache, "show what compiled kernels are kept, or remove them")
     kept.add_argument("action", choices=("info", "clear"), help="info: where, how many, how large; clear: remove them")
 
@@ -174,6 +181,19 @@ def _bench(options: argparse.Namespace) -> None:
     print(bench.as_markdown(report) if options.markdown else bench.as_text(report))
     if options.json is not None:
         Path(options.json).write_text(bench.as_json(report) + "\n", encoding="utf-8")
+
+
+def _source(options: argparse.Namespace) -> None:
+    pass_ = "backward" if options.backward else "forward"
+    if options.what in _LAYERS:
+        layer = getattr(layers, options.what)(8, return_sequences=True, dtype=options.dtype)
+        layer.build((None, None, 5))
+        print(layer.source(pass_), end="")
+        return
+    recurrent = [layer for layer in load_model(options.what).layers if hasattr(layer, "source")]
+    if not recurrent:
+        raise ArgumentError("source: no layer of the model has a loop", got=options.what)
+    print("\n".join(f"# {layer.name}\n{layer.source(pass_)}" for layer in recurrent), end="")
 
 
 def _cache(options: argparse.Namespace) -> None:

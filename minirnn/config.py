@@ -19,7 +19,7 @@ from .version import __version__
 
 ENGINES = ("auto", "reference", "numpy", "cpu")
 FLOAT_DTYPES = ("float32", "float64")
-_AUTO = "numpy"  # what "auto" stands for
+_AUTO = "cpu"  # what "auto" stands for
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ def engine(name: str) -> _Restore[str]:
     """Choose what runs `scan`: "auto", "reference" (an eager Python loop), "numpy" or "cpu" (compiled loops).
 
     As a call it holds for the process, in a `with` statement for the block (and the current
-    thread or task) only. "auto" is "numpy".  Raises ArgumentError for an unknown name.
+    thread or task) only. "auto" is "cpu".  Raises ArgumentError for an unknown name.
 
     >>> with engine("reference"):
     ...     current_engine()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -141,6 +141,11 @@ def scan_source(
     """The loop that a compiled engine runs for the step: plain Python, with the step's own names and lines.
 
     Takes what `step_graph` takes, and raises as it does; ArgumentError for an engine without a compiler.
+
+    >>> import numpy as np
+    >>> text = scan_source(lambda h, x: (h * x, None), np.zeros((2, 3)), np.zeros((5, 2, 3)))
+    >>> [line.split("#")[0].strip() for line in text.splitlines() if "h * x" in line]
+    ['v2 = h * x']
     """
     if engine != "cpu":
         raise ArgumentError("scan_source: engine", got=repr(engine), expected='"cpu"')
@@ -318,16 +323,14 @@ class _LazyKey(random.Source):
 def _no_steps(step: Any, carry: Leaves, xs: Leaves) -> Results:
     """The result of a scan over no time: the initial carry, and ys of length 0."""
     try:
-        traced, _ = trace_step(step, carry, xs)
-        shapes, y_form = [(y.shape, y.dtype) for y in traced.graph.ys], traced.y_form
+        return _traced(step, carry, xs, 0, "numpy", False)
     except TraceError:  # the step looks at values: it is shown zeros
         zeros = [ops.zeros(x.shape[1:], x.dtype) for x in xs[0]]
         with np.errstate(all="ignore"), random.drawing_from(random.Source(np.zeros(2, np.int64), 0)):
             result = step(trees.unflatten(carry[1], carry[0]), trees.unflatten(xs[1], zeros))
             _, y = check_result(result, carry[1], carry[0])
         leaves, y_form = trees.flatten(y)
-        shapes = [(t.shape, t.dtype) for t in map(as_tensor, leaves)]
-    return carry[0], [ops.zeros((0, *shape), dtype) for shape, dtype in shapes], y_form
+        return carry[0], [ops.zeros((0, *t.shape), t.dtype) for t in map(as_tensor, leaves)], y_form
 
 
 # the traced engines ------------------------------------------------------------------------------
@@ -410,20 +413,20 @@ def _checkpointed(step: Any, carry: Leaves, xs: Leaves, steps: int, engine: str,
     key, times = _new_clock(steps) if traced.draws else (None, ops.zeros((steps,), "int64"))
     sequences = [*xs[0], times]
 
-    def run(leaves: list[Tensor], cut: list[Tensor], n: int) -> Results:
-        return _traced(step, (leaves, carry[1]), (cut[:-1], xs[1]), n, engine, reverse, clock=(key, cut[-1]))
+    def run(leaves: Sequence[Tensor], cut: list[Tensor], n: int) -> Results:
+        return _traced(step, (list(leaves), carry[1]), (cut[:-1], xs[1]), n, engine, reverse, clock=(key, cut[-1]))
 
     def segment(inner_carry: Any, inner_xs: Any) -> Any:
         leaves, ys, _ = run(inner_carry, inner_xs, size)
         return leaves, ys
 
-    def run_segments(leaves: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    def run_segments(leaves: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         cut = [structure.reshape(x[:whole], (segments, size, *x.shape[1:])) for x in sequences]
         first, pieces = trees.flatten(leaves), trees.flatten(cut)
         final, ys, _ = _traced(segment, first, pieces, segments, engine, reverse, keep="carry")
         return final, [structure.reshape(y, (whole, *y.shape[2:])) for y in ys]
 
-    def run_rest(leaves: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    def run_rest(leaves: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         return run(leaves, [x[whole:] for x in sequences], rest)[:2]
 
     if not rest:

@@ -46,9 +46,15 @@ def need() -> Callable[[str], ModuleType]:
 def _as_at_the_start() -> Iterator[None]:
     """Every test begins with the same seed, and what it sets for the whole process ends with it."""
     mr.seed(0)
+    mr.engine("numpy")
     yield
-    mr.engine("auto")
+    mr.engine("numpy")
     mr.default_dtype("float32")
+
+
+def pytest_configure() -> None:
+    """Only tests of kernels choose the compiled engine: compiling takes seconds.  This holds for doctests, too."""
+    mr.engine("numpy")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

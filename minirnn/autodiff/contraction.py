@@ -169,7 +169,7 @@ def _sum_vjp(ct: Any, out: Any, x: Any, axis: Any, keepdims: bool) -> Any:
 
 def sum_of_array(x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
     """NumPy's sum, of integers as int64."""
-    return np.add.reduce(x, axis, _sum_dtype(x), None, keepdims)
+    return x.sum(axis=axis, dtype=_sum_dtype(x), keepdims=keepdims)
 
 
 _sum = Primitive(

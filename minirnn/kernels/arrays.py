@@ -9,7 +9,7 @@ import numpy as np
 
 from ..autodiff.primitive import Primitive
 from . import elementary, matmul
-from .emit import LARGEST_PRODUCT
+from .text import LARGEST_PRODUCT
 
 
 def power_by_number(x: Any, exponent: float) -> Any:

@@ -56,6 +56,7 @@ _HASH = 16  # hexadecimal digits
 _IMPORTS = re.compile(r"^\s*(?:from\s+(\S+)\s+)?import\s+(\([^)]*\)|[^\n#]*)", re.MULTILINE)
 
 _lock = threading.RLock()  # one compilation at a time: Numba has a lock for it, too
+_alone = False  # whether this process holds the lock of the folder, or has given up on it
 _compiled: dict[tuple[str, str, str], Callable[..., Any]] = {}
 _paths: dict[str, Path] = {}  # of each module with compiled functions: its copy in the cache folder, or just a name
 _library: list[Any] = []  # the compiled functions of the modules of helpers
@@ -171,12 +172,13 @@ def _compile(function: Any, signature: Any, label: str) -> None:
                 if attempt == _ATTEMPTS - 1:
                     raise
                 cache.report(f"{path.parent}: {error.strerror}")
-                kept = False
+                kept, suspects = False, [function]
             except Exception:  # from a damaged file (numba #10434)
                 if attempt:
                     raise
+                suspects = [function, *_library]
             if not attempt:
-                _drop_machine_code([function, *_library])
+                _drop_machine_code(suspects)
     if any(function.stats.cache_misses.values()):
         where = "kept in the cache" if kept else "for this process only"
         cache.say(f"compiled {label} in {time.perf_counter() - start:.1f} s ({where})")
@@ -203,7 +205,8 @@ def _one_process_at_a_time(path: Path, function: Any) -> Iterator[None]:
     Two processes that added machine code for different types to one library function might give it
     the same file name.  A process that cannot have the lock, even after a minute, goes without.
     """
-    if not path.is_absolute() or _machine_code(function):  # what is there is only read
+    global _alone
+    if _alone or not path.is_absolute() or _machine_code(function):  # what is there is only read
         yield
         return
     with contextlib.ExitStack() as held:
@@ -218,7 +221,11 @@ def _one_process_at_a_time(path: Path, function: Any) -> Iterator[None]:
                 else:
                     held.callback(_set_lock, file.fileno(), False)
                     break
-        yield
+        _alone = True
+        try:
+            yield
+        finally:
+            _alone = False
 
 
 def _set_lock(file: int, locked: bool) -> None:

@@ -21,7 +21,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .build import JIT_OFF
-from .lanes import LanesType, as_lanes, splat
+from .lanes_type import LanesType, as_lanes, splat
 
 Formula = Callable[..., Any]
 

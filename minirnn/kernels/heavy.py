@@ -267,7 +267,8 @@ def _reduce(lowering: Lowering, node: Node, section: str) -> None:
     target = place.at(tuple(index))
     # A last axis that stays runs in lanes.
     wide = [c for c in kept if size[c] != ONE]
-    columns = wide[-1] if wide and floating and name != "argmax" and reach.strides[wide[-1]] == () and step != () else None
+    in_lanes = wide and floating and name != "argmax" and reach.strides[wide[-1]] == () != step
+    columns = wide[-1] if in_lanes else None
     loops = [c for c in wide if c != columns]
     source = reach.load.offset
     for c in loops:

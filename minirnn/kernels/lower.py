@@ -107,7 +107,7 @@ class Lowering:
         """Places of the carry, of the xs and of what was drawn."""
         self.swaps: list[tuple[str, str]] = []
         self.next_places: list[Place] = []
-        for k, t in enumerate(self.graph.carry_in):
+        for t in self.graph.carry_in:
             buffer = self.buffer(t, over_time=False, slots=2, word=self.names[id(t)])
             self.places[id(t), "step"] = self._contiguous(buffer, along(f"{buffer.name}_now"), t)
             self.next_places.append(self._contiguous(buffer, along(f"{buffer.name}_next"), t))
@@ -418,6 +418,10 @@ class Lowering:
     def is_made(self, t: Tensor) -> bool:
         """Whether a value comes about in the kernel, and is no input of it."""
         return id(t) in self.section_of or (id(t), "step") in self.places
+
+    def is_constant(self, t: Tensor) -> bool:
+        """Whether a value is the same at every step and known before the kernel runs."""
+        return self.levels[id(t)] == CONSTANT and id(t) not in self.section_of
 
     def rows_first(self, t: Tensor) -> bool:
         """Whether axis 0 is the batch's, also of a value into which no row went."""

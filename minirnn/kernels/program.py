@@ -296,7 +296,7 @@ class Window:
     node: Node
     loops: tuple[Size, ...]
     width: Size
-    places: tuple[tuple[Affine, Size, Size], ...]
+    places: tuple[tuple[Affine, Size, Coefficient], ...]
     large: Load
     small: Load
     adds: bool

@@ -22,13 +22,15 @@ from ..errors import EngineError, EngineFallbackWarning, ShapeError
 from ..stepgraph import interpret
 from ..stepgraph.graph import StepGraph
 from ..stepgraph.provenance import source_line
-from . import build, matmul, outline, threads
+from . import build, outline, threads
 from .arrays import forward_of
 from .contract import aligned_empty, pack, packed_size
-from .emit import MAPS, Text, kernel_text
+from .emit import kernel_text
 from .heavy import lower
 from .lower import Lowering, Panels
 from .program import ROWS_KEY, Array, Inexpressible
+from .sums import Sums
+from .text import MAPS, Text
 
 # Scratch memory of a block of time steps: what fits the second cache beside the weights.
 _BLOCK_BYTES = 1 << 20
@@ -40,13 +42,23 @@ _CONVERSIONS = [
 ]
 
 
+# What a printed kernel says of its arguments.
+_ROLES = {
+    "x": "read at every step",
+    "y": "written at every step",
+    "stack": "written at every step, for the sums over time",
+    "constant": "the same at every step",
+    "panels": "the same at every step, packed",
+}
+
+
 def run(graph: StepGraph, arrays: list[Any], length: int, reverse: bool) -> list[np.ndarray]:
     """Run `length` time steps of the graph: as `stepgraph.interpret.run`, compiled.
 
     A step that holds scans is interpreted, each inner scan being one call of its kernel.  So is one
     with a node that no kernel has, after a warning, if the engine is "auto"; else EngineError names it.
     """
-    kernel = None if _holds_scans(graph) else kernel_of(graph)
+    kernel = kernel_of(graph)
     if kernel is None:
         return interpret.run(graph, arrays, length, reverse, forward_of)
     return kernel(arrays, length, reverse)
@@ -57,12 +69,12 @@ def kernel_of(graph: StepGraph) -> Kernel | None:
     made = graph.cache.get("kernel")
     if made is None or (isinstance(made, Inexpressible) and config.engine_is_chosen()):
         try:
-            made = Kernel(graph)
+            made = "scans" if any(node.primitive.form == "scan" for node in graph.nodes) else Kernel(graph)
         except Inexpressible as reason:
             made = reason
             _refuse_or_warn(reason)
         graph.cache["kernel"] = made
-    return None if isinstance(made, Inexpressible) else made
+    return made if type(made) is Kernel else None
 
 
 def _refuse_or_warn(reason: Inexpressible) -> None:
@@ -78,30 +90,26 @@ def _refuse_or_warn(reason: Inexpressible) -> None:
 
 def bind(graph: StepGraph, arrays: list[Any], final: list[Any]) -> tuple[Callable[[], None], list[np.ndarray]] | None:
     """One step of the graph on fixed arrays, as `Kernel.bind`; None if more than a kernel has to run."""
-    kernel = None if _holds_scans(graph) else kernel_of(graph)
+    kernel = kernel_of(graph)
     return None if kernel is None else kernel.bind(arrays, final)
-
-
-def _holds_scans(graph: StepGraph) -> bool:
-    return any(node.primitive.form == "scan" for node in graph.nodes)
 
 
 def source(graph: StepGraph) -> str:
     """The printed kernel of a graph, with the names and the lines of the user's step."""
     lowering = lower(graph)
     text = kernel_text(lowering, "step_loop", explained=True)
-    return "\n".join([*_summary(lowering), *text.lines]) + "\n"
+    return "\n".join([*_summary(lowering, text), *text.lines]) + "\n"
 
 
-def _summary(lowering: Lowering) -> list[str]:
+def _summary(lowering: Lowering, text: Text) -> list[str]:
     """What the kernel is given and what is computed around it, as comments."""
     names = lowering.names
     lines = []
     for array, t in lowering.sources.items():
-        if array.role in ("x", "y", "constant", "stack", "panels"):
-            word = {"panels": "packed", "stack": "stacked for the sums"}.get(array.role, array.role)
+        if array.role in _ROLES:
+            word = _ROLES[array.role]
             shape = ", ".join(map(str, t.shape))
-            lines.append(f"# {array.name}: {names.get(id(t), '?')} ({shape}) {t.dtype}, {word}")
+            lines.append(f"# {text.name(array)}: {names.get(id(t), '?')} ({shape}) {t.dtype}, {word}")
     for node in lowering.summed:
         operands = ", ".join(names[id(x)] if isinstance(x, Tensor) else repr(x) for x in node.inputs)
         lines.append(
@@ -145,6 +153,7 @@ class Kernel:
         self._ready: _Ready | None = None
         self._bound: Callable[..., None] | None = None
         self._place_arguments()
+        self.sums = Sums(lowering)
 
     def _place_arguments(self) -> None:
         """For each role the numbers of its arguments, with what is needed to fill them."""
@@ -190,7 +199,7 @@ class Kernel:
             if array.role in ("constant", "panels"):
                 value = env[id(lowering.sources[array])]
                 packed = array.role == "panels"
-                arguments[number] = _packed(value, panels[array]) if packed else np.ascontiguousarray(value)
+                arguments[number] = _packed(value, panels[array]) if packed else np.require(value, None, "CA")
         self._ready = _Ready(closed, env, arguments)
         return self._ready
 
@@ -233,11 +242,13 @@ class Kernel:
         arguments = ready.arguments.copy()
         for number, k in self.carries:
             a = arrays[k]
-            arguments[number] = a if a.flags.c_contiguous else np.ascontiguousarray(a)
+            flags = a.flags
+            arguments[number] = a if flags.c_contiguous and flags.aligned else np.require(a, None, "CA")
         time_first = True
         for number, k in self.xs:
             x = sequences[k]
-            if not x.flags.c_contiguous:
+            flags = x.flags
+            if not (flags.c_contiguous and flags.aligned):
                 x = sequences[k] = _fitting(x, self.inner[k])
                 time_first = time_first and not (x.ndim > 1 and x.strides[0] < x.strides[1])
             arguments[number] = x
@@ -359,30 +370,11 @@ class Kernel:
                 yield arguments[y]
             else:
                 yield over_time[id(y)] if id(y) in over_time else np.broadcast_to(values[id(y)], (length, *y.shape))
-        if not self.graph.sums:
-            return
-        lowering, rows = self.lowering, length * self.batch
-        merged = {
-            id(t): np.ascontiguousarray(over_time[id(t)]).reshape(rows, *t.shape[1:])
-            for node in lowering.summed for t in node.tensors if id(t) in over_time
-        }  # fmt: skip
-        interpret.run_merged(lowering.summed, lowering.parts, values, merged, rows, forward_of)
-        for t in self.graph.sums:
-            yield self._sum(t, values, over_time, merged, length)
-
-    def _sum(self, t: Tensor, values: Any, over_time: Any, merged: Any, length: int) -> Any:
-        if id(t) in values:
-            return values[id(t)] * length
-        outer = self.lowering.outer_products.get(id(t))
-        if outer is not None:
-            a, b, letters = contraction.parse(outer.params["spec"])
-            clock = next(c for c in "tTzZ" if c not in a + b)
-            x, y = (over_time[id(operand)] for operand in outer.inputs)
-            return matmul.contract_arrays(x, y, f"{clock}{a},{clock}{b}->{letters}")
-        return matmul.sum_over(over_time[id(t)], (0,), False) if id(t) in over_time else merged[id(t)]
+        if self.graph.sums:
+            yield from self.sums(over_time, values, length, self.batch)
 
 
-class _BoundCall(functools.partial):  # type: ignore[type-arg]
+class _BoundCall(functools.partial[None]):
     """A call on fixed addresses, and the arrays that have to live as long."""
 
     arrays: list[Any]
@@ -400,7 +392,7 @@ def _same(remembered: list[Any], given: list[Any]) -> bool:
 
 def _fitting(x: Any, inner: tuple[int, ...] | None) -> Any:
     """An x that the kernel can read: time and rows in any order, each row contiguous."""
-    return x if inner is not None and x.strides[2:] == inner else np.ascontiguousarray(x)
+    return x if inner is not None and x.strides[2:] == inner and x.flags.aligned else np.require(x, None, "CA")
 
 
 def _packed(value: Any, panels: Panels) -> Any:

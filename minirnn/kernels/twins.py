@@ -14,43 +14,59 @@ from numpy.lib.stride_tricks import as_strided
 LANES = 1
 
 
-def _flat(array: Any, offset: int) -> Any:
-    """The memory from an array's first element to its last, as one axis; IndexError outside of it."""
-    reach = 1 + sum((n - 1) * (stride // array.itemsize) for n, stride in zip(array.shape, array.strides, strict=True))
-    if not 0 <= offset < reach:
-        raise IndexError(f"a kernel reaches for element {offset} of an array of {reach}")
-    return as_strided(array, (reach,), (array.itemsize,))
+def _place(array: Any, offset: int) -> tuple[Any, int]:
+    """The memory of an array as one axis, and where the element `offset` places after its first stands there."""
+    if array.ndim == 1 and array.strides[0] == array.itemsize:
+        flat, first = array, 0
+    else:
+        steps = [(n - 1) * (stride // array.itemsize) for n, stride in zip(array.shape, array.strides, strict=True)]
+        first = -sum(step for step in steps if step < 0)
+        lowest = array[(..., *(slice(None, None, -1) if step < 0 else slice(None) for step in steps))]  # never a copy
+        flat = as_strided(lowest, (1 + sum(map(abs, steps)),), (array.itemsize,))
+    if not 0 <= first + offset < flat.size:
+        raise IndexError(f"a kernel reaches for element {offset} of an array that has {flat.size}")
+    return flat, first + offset
 
 
 def element(array: Any, offset: int) -> Any:
-    return _flat(array, offset)[offset]
+    """One element of an array."""
+    flat, place = _place(array, offset)
+    return flat[place]
 
 
 def put(array: Any, offset: int, value: Any) -> None:
-    _flat(array, offset)[offset] = value
+    """Set one element of an array."""
+    flat, place = _place(array, offset)
+    flat[place] = value
 
 
 def load(array: Any, offset: int, count: int) -> Any:
+    """The element at an offset."""
     return element(array, offset)
 
 
 def zeros(array: Any) -> Any:
+    """A zero of an array's dtype."""
     return array.dtype.type(0)
 
 
 def store(array: Any, offset: int, value: Any, count: int) -> None:
+    """Put a number at an offset."""
     put(array, offset, value)
 
 
 def load_apart(array: Any, offset: int, stride: int, count: int) -> Any:
+    """As `load`."""
     return element(array, offset)
 
 
 def store_apart(array: Any, offset: int, stride: int, value: Any, count: int) -> None:
+    """As `store`."""
     put(array, offset, value)
 
 
 def select(condition: Any, x: Any, y: Any) -> Any:
+    """x where the condition holds, else y."""
     return np.where(condition, x, y)[()]
 
 
@@ -72,32 +88,40 @@ minimum = np.minimum
 
 
 def bits(x: Any) -> Any:
+    """The bit pattern of a float, as a signed integer."""
     return x.view(np.int32 if x.dtype == np.float32 else np.int64)
 
 
 def from_bits(x: Any) -> Any:
+    """The float of a bit pattern."""
     return x.view(np.float32 if x.dtype == np.int32 else np.float64)
 
 
 def as_float32(x: Any) -> Any:
+    """Converted to float32."""
     return np.float32(x)
 
 
 def as_float64(x: Any) -> Any:
+    """Converted to float64."""
     return np.float64(x)
 
 
 def as_int32(x: Any) -> Any:
+    """Converted to int32."""
     return np.int32(x)
 
 
 def as_int64(x: Any) -> Any:
+    """Converted to int64."""
     return np.int64(x)
 
 
 def as_bool(x: Any) -> Any:
+    """Whether it is not zero."""
     return np.bool_(x)
 
 
 def count_from(start: int) -> Any:
+    """The integer start."""
     return np.int64(start)

@@ -13,11 +13,12 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from .. import config
-from ..autodiff import ops, trees
+from ..autodiff import trees
 from ..autodiff.tensor import Tensor, Variable, unrecorded
 from ..errors import ArgumentError, DtypeError, MinirnnError, ShapeError
 from ..stepgraph.trace import SETTINGS
 from . import constraints, initializers, registry, regularizers
+from .masks import attach_masks, masks_of
 
 # Keys that Keras 2 or 3 writes into configurations and that have no meaning here.
 LEGACY_KEYS = frozenset({
@@ -91,8 +92,7 @@ class Layer:
     """
 
     supports_masking = False
-    # Attributes that a call does not read: in a step that uses a layer they may change without a new trace.
-    # That is said of minirnn's own classes only; see stepgraph/reach.py.
+    # Attributes that no call reads: they may change without a new trace (stepgraph/reach.py; our own classes only).
     __untraced__: ClassVar[frozenset[str]] = frozenset({"_added", "batch_input_shape"})
     needs_arrays: ClassVar[bool] = True  # in a call's first argument; RecurrentUnit goes without
     # Which axis of the first input is the batch.
@@ -198,7 +198,7 @@ class Layer:
         # Asked even without a mask on the way in: Embedding and Masking make one.
         masks = self.compute_mask(inputs, mask)
         if masks is not None:
-            _attach_masks(outputs, masks)
+            attach_masks(outputs, masks)
         show(self.label, outputs)
         return outputs
 
@@ -477,34 +477,6 @@ def training_scope(training: Any) -> Iterator[None]:
         yield
     finally:
         _training.reset(token)
-
-
-def masks_of(inputs: Any) -> Any:
-    """The masks attached to Tensors, in the structure of `inputs`; None if there is none."""
-    if isinstance(inputs, Tensor):
-        return inputs.mask
-    if isinstance(inputs, (list, tuple, dict)):
-        leaves, form = trees.flatten(inputs)
-        masks = [getattr(leaf, "mask", None) for leaf in leaves]
-        if any(mask is not None for mask in masks):
-            return trees.unflatten(form, masks)
-    return None
-
-
-def _attach_masks(outputs: Any, masks: Any) -> None:
-    if isinstance(outputs, Tensor) and isinstance(masks, Tensor):
-        outputs.mask = masks
-    elif isinstance(outputs, (list, tuple)) and isinstance(masks, (list, tuple)):
-        for output, mask in zip(outputs, masks, strict=False):
-            _attach_masks(output, mask)
-
-
-def merged_mask(masks: Any) -> Any:
-    """The AND of the masks that are there; None if none is."""
-    merged = None
-    for mask in trees.flatten(masks)[0]:
-        merged = mask if merged is None else ops.logical_and(merged, mask)
-    return merged
 
 
 def units_of(value: Any, label: str, what: str = "units") -> int:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..autodiff import ops, random
 from ..autodiff.tensor import Tensor
-from ..autodiff.trace import eval_shapes
+from ..autodiff.trace import abstract, eval_shapes
 from ..errors import ArgumentError, DtypeError, ShapeError, StateError
-from ..scan import hold, scan
+from ..scan import hold, scan, scan_source
 from . import initializers, registry
-from .base import Layer, merged_mask, shape_text
+from .base import Layer, shape_text
 from .container_step import INPUTS, OUTPUTS, ContainerStep, fitted, listed
 from .functional import SymbolicTensor
+from .masks import merged_mask
 from .recurrent import swap_time
 from .recurrent_unit import RecurrentUnit
 from .states import HeldStates, Stateful, TensorShape
@@ -274,6 +275,25 @@ class RecurrentContainer(Stateful, Layer):
         is_abstract = any(x is not None and x.is_abstract for x in [*sequences, *constants, *given])
         first = self._first_states(given, batch, is_abstract)
         forced = self._forced(teacher if training else None, training, mask, batch, length)
+        (final, last), collected = scan(
+            self._over_time(batch, constants, training),
+            (first, self._blank(sequences, constants, first, batch, training)),
+            ([swap_time(x) for x in sequences], *forced),
+            length=length,
+            reverse=self.go_backwards,
+            mask=None if mask is None else swap_time(mask),
+            engine="reference" if self.unroll else None,
+            checkpoint=self.checkpoint,
+        )
+        if self.go_backwards:
+            collected = [ops.flip(y, 0) for y in collected]
+        if self.stateful:
+            self._held.keep(final)
+        results = [swap_time(y) for y in collected] + list(last) + (list(final) if self.return_states else [])
+        return results[0] if len(results) == 1 else results
+
+    def _over_time(self, batch: int, constants: Any, training: Any) -> Callable[[Any, Any], Any]:
+        """The step that is run over time; its carry is the states and the constant outputs so far."""
         graph = self.step  # instead of self, which the trace would look through
         # As a Tensor the probability may change without a new trace.
         limit = Tensor(self.teacher_probability, "float32") if self.teacher_probability < 1.0 else None
@@ -292,22 +312,23 @@ class RecurrentContainer(Stateful, Layer):
             collected, last, states = graph.run([*values, *constants, *states], training)
             return (states, last), collected
 
-        (final, last), collected = scan(
-            step,
-            (first, self._blank(sequences, constants, first, batch, training)),
-            ([swap_time(x) for x in sequences], *forced),
-            length=length,
-            reverse=self.go_backwards,
-            mask=None if mask is None else swap_time(mask),
-            engine="reference" if self.unroll else None,
-            checkpoint=self.checkpoint,
-        )
-        if self.go_backwards:
-            collected = [ops.flip(y, 0) for y in collected]
-        if self.stateful:
-            self._held.keep(final)
-        results = [swap_time(y) for y in collected] + list(last) + (list(final) if self.return_states else [])
-        return results[0] if len(results) == 1 else results
+        return step
+
+    def source(self, pass_: str = "forward") -> str:
+        """The loop that engine="cpu" compiles for the container, or for its gradient with pass_="backward".
+
+        For calls without mask and teacher; sizes that the step does not know are taken for others than 1.
+        """
+        batch, steps = 2, 3
+
+        def inputs(group: str, *sizes: int) -> list[Tensor]:
+            shapes = [(*sizes, *(7 if n is None else n for n in t.shape[1:])) for t in self.step[group]]
+            return [abstract(shape, t.dtype) for shape, t in zip(shapes, self.step[group], strict=True)]
+
+        xs, constants = inputs("sequence_inputs", steps, batch), inputs("constant_inputs", batch)
+        states = inputs("state_inputs", batch)
+        blank = self._blank(inputs("sequence_inputs", batch, steps), constants, states, batch, False)
+        return scan_source(self._over_time(batch, constants, False), (states, blank), (xs, {}, None), pass_)
 
     def _sizes(self, sequences: Any, constants: Any, states: Any, output_length: int | None) -> tuple[int, int]:
         """Batch size and number of steps; ShapeError unless all inputs agree in them."""

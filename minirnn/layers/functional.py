@@ -274,6 +274,8 @@ class FunctionGraph:
         if len(unique(self.inputs)) != len(self.inputs):
             raise ArgumentError("an Input stands twice among the inputs", got=[x.name for x in self.inputs])
         self.nodes = self._reachable()
+        arguments = trees.flatten([(node.args, node.kwargs) for node in self.nodes])[0]
+        self._visible = self.layers, [x for x in arguments if isinstance(x, (Tensor, np.ndarray))]
 
     def _reachable(self) -> list[Node]:
         given = {id(x) for x in self.inputs}
@@ -301,8 +303,7 @@ class FunctionGraph:
 
     def __trace_state__(self) -> Any:
         """What a traced step can see of the graph, which itself never changes: layers, and arrays among arguments."""
-        arguments = trees.flatten([(node.args, node.kwargs) for node in self.nodes])[0]
-        return self.layers, [x for x in arguments if isinstance(x, (Tensor, np.ndarray))]
+        return self._visible
 
     def run(self, values: Sequence[Any], training: Any = None) -> list[Any]:
         """The outputs for `values`, one per input; `training` holds for every layer that was not told otherwise."""

@@ -7,14 +7,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .. import config
 from ..autodiff import ops, trees
 from ..autodiff.tensor import Tensor
-from ..autodiff.trace import eval_shapes, is_tracing
+from ..autodiff.trace import abstract, eval_shapes, is_tracing
 from ..errors import ArgumentError, ShapeError
-from ..scan import scan
+from ..scan import scan, scan_source
 from . import registry
-from .base import Layer, is_training, masks_of, shape_text
+from .base import Layer, is_training, shape_text
 from .cells import GRUCell, LSTMCell, RecurrentCell, SimpleRNNCell, StackedRNNCells
+from .masks import masks_of
 from .protocol import CellFace
 from .repeats import Repeat, Repeats, swap_time
 from .states import HeldStates, Stateful, checked_states, map_shapes, zero_states
@@ -47,7 +49,7 @@ class RNN(Stateful, Layer):
     """
 
     supports_masking = True
-    __untraced__ = Layer.__untraced__ | {"_held", "_repeats", "_feature_shapes"}
+    __untraced__ = Layer.__untraced__ | {"_held", "_repeats", "_feature_shapes", "_input_form"}
     # The rank of the input that the layer takes; None for any from 3 on.
     input_rank: ClassVar[int | None] = None
 
@@ -78,6 +80,7 @@ class RNN(Stateful, Layer):
         self.batch_axis = 1 if self.time_major else 0
         self._held = HeldStates(self._face.shapes, self.dtype, self.label)
         self._feature_shapes: Any = None
+        self._input_form: Any = None
         self._repeats = Repeats()
 
     def _members(self) -> Iterator[Any]:
@@ -187,6 +190,7 @@ class RNN(Stateful, Layer):
         self._face.build(map_shapes(lambda shape: (batch, *shape[2:]), input_shape))
         self._held.fixed_batch = batch
         self._feature_shapes = [shape[2:] for shape in shapes]
+        self._input_form = trees.flatten(map_shapes(len, input_shape))[1]
 
     def _checked_rank(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         rank = self.input_rank
@@ -279,11 +283,31 @@ class RNN(Stateful, Layer):
             self._held.keep(states)
         return self._result(outputs, states)
 
+    def source(self, pass_: str = "forward") -> str:
+        """The loop that engine="cpu" compiles for the layer, or for its gradient with pass_="backward": plain Python.
+
+        For inputs without mask; sizes that the layer does not know are taken for others than 1.  Raises
+        ArgumentError before the layer is built.
+        """
+        if self._feature_shapes is None:
+            raise ArgumentError(f"{self.label}: source", got="a layer without weights", fix="call or build it first")
+        steps, batch = 3, 2
+
+        def sequences(*sizes: int) -> Any:
+            shapes = [(*sizes, *(7 if n is None else n for n in shape)) for shape in self._feature_shapes]
+            return trees.unflatten(self._input_form, [abstract(shape, self.dtype) for shape in shapes])
+
+        xs = sequences(steps, batch)
+        states = self.get_initial_state(batch, xs if self.time_major else sequences(batch, steps))
+        step, blank = self._step(xs, states, None, False, batch)
+        return scan_source(step, states if blank is None else (states, blank), xs, pass_)
+
     def _is_repeatable(self, inputs: Any) -> bool:
         """Whether calls like one on these inputs go as it went, as far as this class has a say in it."""
         is_ours = type(self).__module__.startswith("minirnn.")
         is_plain = type(inputs) is Tensor and not inputs.is_abstract and not is_tracing()
-        return is_ours and is_plain and not self.unroll and self.checkpoint is None
+        is_one_run = not self.unroll and self.checkpoint is None and config.current_engine() != "reference"
+        return is_ours and is_plain and is_one_run
 
     def _first_states(self, inputs: Any, batch: int, initial_state: Any) -> Any:
         if initial_state is not None:

@@ -8,7 +8,8 @@ from typing import Any
 from ..autodiff import ops, trees
 from ..errors import ArgumentError, ShapeError
 from . import registry
-from .base import Layer, merged_mask, shape_text
+from .base import Layer, shape_text
+from .masks import merged_mask
 
 
 class _Merge(Layer):

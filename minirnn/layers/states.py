@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..autodiff import ops, trees
-from ..autodiff.tensor import Tensor
+from ..autodiff.tensor import Tensor, wrap
 from ..errors import ArgumentError, ShapeError, StateError
 from .base import shape_text
 
@@ -167,7 +167,7 @@ class HeldStates:
         """Hold the states that a call ended with; shapes without values are passed over."""
         leaves, form = trees.flatten(states)
         if not any(leaf.is_abstract for leaf in leaves):
-            self.values = trees.unflatten(form, [Tensor(leaf.numpy()) for leaf in leaves])
+            self.values = trees.unflatten(form, [wrap(leaf.value) for leaf in leaves])
 
     def assign(self, states: Any) -> None:
         """Hold these arrays, or nothing for None."""

@@ -18,7 +18,6 @@ from .graph import StepGraph
 from .rows import batch_size, operand_classes
 from .split import CONSTANT, Split, split
 
-
 Forward = Callable[..., Any]
 
 
@@ -191,7 +190,7 @@ def run_merged(
             elif parts.levels[id(x)] != CONSTANT:
                 operands.append(merged[id(x)])
             elif tile or parts.classes[id(x)] == ROWS:
-                operands.append(_tiled(env[id(x)], rows))
+                operands.append(tiled(env[id(x)], rows))
             else:
                 operands.append(env[id(x)])
         params = node.params
@@ -230,7 +229,7 @@ def evaluate(node: Node, env: dict[int, Any], forward_of: Callable[[Primitive], 
         env[id(o)] = value
 
 
-def _tiled(array: Any, rows: int) -> Any:
+def tiled(array: Any, rows: int) -> Any:
     """One entry a row, repeated for each time step."""
     times = rows // array.shape[0] if array.shape[0] else 0
     return np.broadcast_to(array, (times, *array.shape)).reshape(rows, *array.shape[1:])

@@ -329,7 +329,7 @@ def _contents(x: Any) -> list[Any] | None:
     if isinstance(x, types.MethodType):
         return [x.__self__, x.__func__]
     if isinstance(x, types.BuiltinFunctionType):
-        return [x.__name__, x.__self__]
+        return [sys.intern(x.__name__), x.__self__]
     if isinstance(x, (staticmethod, classmethod)):
         return [x.__func__]
     if isinstance(x, property):

@@ -103,7 +103,7 @@ class _StepSource(random.Source):
 
 
 def trace_step(
-    step: Callable[..., Any],
+    step: Any,
     carry: tuple[list[Tensor], Any],
     xs: tuple[list[Any], Any],
     masked: bool = False,

@@ -10,8 +10,9 @@ import numpy as np
 from ..autodiff import ops, trees
 from ..autodiff.tensor import Tensor
 from ..errors import StateError
-from ..layers.base import Layer, masks_of, merged_mask
+from ..layers.base import Layer
 from ..layers.container import RecurrentContainer
+from ..layers.masks import masks_of, merged_mask
 from ..layers.protocol import CellFace
 from ..layers.recurrent import RNN
 from ..layers.states import checked_states

@@ -1,6 +1,6 @@
 """Small computations of many kinds, to be run on one engine and on another: results, gradients, second order.
 
-`python -m tests.kernels.engine_cases results.npz [name ...]` runs them on the cpu engine in a process of its own.
+`python -m tests.kernels.engine_cases results.npz float64,float32 name ...` runs them on the cpu engine in a process of its own.
 """
 
 from __future__ import annotations
@@ -583,10 +583,10 @@ def random_numbers_in_a_step() -> Results:
     return of_step(over, draw(B, U), draw(T, B, U), [draw(U, U)], checkpoint=2)
 
 
-def run_alone(path: str, names: list[str]) -> None:
-    """Write what the cases give on this process's cpu engine, and what went wrong, to a file."""
+def run_alone(path: str, dtypes: str, *names: str) -> None:
+    """Write what the cases give on this process's cpu engine, or what went wrong, to a file."""
     made: dict[str, np.ndarray] = {}
-    for name, dtype in itertools.product(names or CASES, DTYPES):
+    for name, dtype in itertools.product(names, dtypes.split(",")):
         try:
             with np.errstate(all="ignore"):
                 made |= {f"{name}|{dtype}|{label}": array for label, array in evaluate(name, dtype).items()}
@@ -596,4 +596,4 @@ def run_alone(path: str, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_alone(sys.argv[1], sys.argv[2:])
+    run_alone(*sys.argv[1:])

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from minirnn import config
-from minirnn.kernels import build
+from minirnn.kernels import build, cache
 
 from .kernel_texts import DAMAGES, DOUBLE, ON_FLOATS, double, files, finish, helper, hits, linked, start
+
+pytestmark = pytest.mark.skipif(build.JIT_OFF, reason="nothing is compiled")
 
 
 # what is kept, and under which name ---------------------------------------------------------------------
@@ -138,6 +140,14 @@ def test_a_lock_that_another_process_does_not_let_go(folder: Path, monkeypatch: 
         build._set_lock(file.fileno(), True)
         assert hits(double(DOUBLE + "\n")) == (0, 1)
         build._set_lock(file.fileno(), False)
+
+
+def test_a_compilation_within_another_does_not_wait_for_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "_LOCK_SECONDS", 1e9)
+    function = double()
+    cache.cache_clear()
+    with build._one_process_at_a_time(folder / "outer.py", function):
+        assert hits(double()) == (0, 1)
 
 
 # helpers ------------------------------------------------------------------------------------------------

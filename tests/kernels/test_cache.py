@@ -16,6 +16,8 @@ from minirnn.kernels import build, cache
 
 from .kernel_texts import DOUBLE, double, files, forget, helper, hits, linked
 
+pytestmark = pytest.mark.skipif(build.JIT_OFF, reason="nothing is compiled")
+
 
 # folders that cannot be used ----------------------------------------------------------------------------
 def check_worked_around(capsys: pytest.CaptureFixture[str], why: str) -> None:

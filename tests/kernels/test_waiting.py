@@ -5,6 +5,13 @@ from __future__ import annotations
 import ctypes
 import threading
 
+import pytest
+
+from minirnn.kernels import build
+
+if build.JIT_OFF:
+    pytest.skip("nothing is compiled", allow_module_level=True)
+
 from minirnn.kernels import waiting
 
 SECONDS = 20  # after which a test has failed

@@ -351,3 +351,16 @@ def test_the_step_decides_the_dtype(dtype: str) -> None:
 def test_the_original_constructors_idle_arguments_are_accepted() -> None:
     container = RecurrentContainer(**adder(), return_sequences=False, implementation=1)
     assert container(draw(3, 5, 2), constants=draw(3, 2)).shape == (3, 5, 2)
+
+
+# The printed loop ---------------------------------------------------------------------------------
+def test_the_printed_loop_of_a_container() -> None:
+    before, x, constant = Input((3,)), Input((2,)), Input((None, 3))
+    y = Dense(3, activation="tanh", name="readout")(x) + before * mr.ops.sum(constant, axis=1)
+    container = RecurrentContainer(
+        sequence_inputs=x, constant_inputs=constant, state_inputs=before, state_outputs=y, sequence_outputs=y
+    )
+    assert "tanh" in container.source() and "afterwards" in container.source("backward")
+    groups = {"state_inputs": before, "state_outputs": before * 2, "constant_outputs": before}
+    fed_back = RecurrentContainer(**groups, output_length=3)
+    assert "step_loop" in fed_back.source()

@@ -1,0 +1,37 @@
+"""The masks that Tensors carry from layer to layer: which time steps of a sequence count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..autodiff import ops, trees
+from ..autodiff.tensor import Tensor
+
+
+def masks_of(inputs: Any) -> Any:
+    """The masks attached to Tensors, in the structure of `inputs`; None if there is none."""
+    if isinstance(inputs, Tensor):
+        return inputs.mask
+    if isinstance(inputs, (list, tuple, dict)):
+        leaves, form = trees.flatten(inputs)
+        masks = [getattr(leaf, "mask", None) for leaf in leaves]
+        if any(mask is not None for mask in masks):
+            return trees.unflatten(form, masks)
+    return None
+
+
+def attach_masks(outputs: Any, masks: Any) -> None:
+    """Let each output carry its mask, where there is one."""
+    if isinstance(outputs, Tensor) and isinstance(masks, Tensor):
+        outputs.mask = masks
+    elif isinstance(outputs, (list, tuple)) and isinstance(masks, (list, tuple)):
+        for output, mask in zip(outputs, masks, strict=False):
+            attach_masks(output, mask)
+
+
+def merged_mask(masks: Any) -> Any:
+    """The AND of the masks that are there; None if none is."""
+    merged = None
+    for mask in trees.flatten(masks)[0]:
+        merged = mask if merged is None else ops.logical_and(merged, mask)
+    return merged
