@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import operator
 import os
@@ -100,6 +101,16 @@ def current_engine(override: str | None = None) -> str:
     """The engine in force here, never "auto"; `override` goes before the settings."""
     name = _engine.check(override) if override is not None else _engine.get()
     return _AUTO if name == "auto" else name
+
+
+@contextlib.contextmanager
+def engine_here(name: str) -> Iterator[None]:
+    """The engine `name` for a block, without the moment in which `engine(name)` holds for the process."""
+    token = _engine.context_value.set(_engine.check(name))
+    try:
+        yield
+    finally:
+        _engine.context_value.reset(token)
 
 
 def engine_is_chosen() -> bool:

@@ -58,9 +58,13 @@ def _run_unrecorded(
 ) -> tuple[Tensor, ...]:
     """As `apply` does it, without a node."""
     arrays, borrowed = [], []
-    for x in operands:
+    first_closed = len(graph.carry_in) + len(graph.xs)
+    for place, x in enumerate(operands):
         if type(x) is np.ndarray:
-            borrowed.append(x)
+            if place < first_closed:
+                borrowed.append(x)
+            else:  # engines know closed-over arrays by identity, and this one may change
+                x = np.array(x)
         elif x.value is None:  # of a step that is over: `apply` says so
             return apply(_scan, *operands, graph=graph, length=length, reverse=reverse, engine=engine)
         else:

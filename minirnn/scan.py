@@ -58,7 +58,10 @@ def scan(
         raise ArgumentError("scan: step", got=repr(step), expected="a function (carry, x) -> (carry, y)")
     if checkpoint is not None and not _is_count(checkpoint, 1):
         raise ArgumentError("scan: checkpoint", got=repr(checkpoint), expected="a number of steps, 1 or more")
-    engine = config.current_engine(engine)
+    if engine is not None:
+        with config.engine_here(engine):
+            return scan(step, init, xs, length, reverse, mask, None, checkpoint)
+    engine = config.current_engine()
     if engine != "reference" and checkpoint is None and mask is None:
         carry, sequences, steps = _inputs(init, xs, length, borrows=not is_recording())
         final, ys, y_form = _traced(step, carry, sequences, steps, engine, reverse)

@@ -91,3 +91,18 @@ def test_the_printed_loop_of_a_step() -> None:
     for wrong in ({"engine": "numpy"}, {"pass_": "sideways"}):
         with pytest.raises(mr.errors.ArgumentError):
             mr.scan_source(step, init, xs, **wrong)
+
+
+@pytest.mark.parametrize("engine", ["numpy", "cpu"])
+def test_a_closed_over_array_that_is_changed_in_place_is_read_anew(engine: str) -> None:
+    weights, xs = np.eye(3), np.ones((2, 1, 3))
+
+    def step(h: Any, x: Any) -> Any:
+        h = x + h @ weights
+        return h, h
+
+    with mr.engine(engine):
+        first = mr.scan(step, np.zeros((1, 3)), xs)[0].numpy()
+        weights *= 2
+        second = mr.scan(step, np.zeros((1, 3)), xs)[0].numpy()
+    assert first.tolist() == [[2.0, 2.0, 2.0]] and second.tolist() == [[3.0, 3.0, 3.0]]

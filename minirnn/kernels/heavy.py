@@ -19,6 +19,7 @@ from .program import (
     ONE,
     ROWS_KEY,
     ZERO,
+    Affine,
     Chain,
     Coefficient,
     Fill,
@@ -125,6 +126,11 @@ def _variable(letter: str) -> str:
     return f"i_{letter}"
 
 
+def _index_of(letter: str, size: dict[str, Size]) -> Affine:
+    """The index along a letter's axis, nowhere if it has one entry."""
+    return NOWHERE if size[letter] == ONE else along(_variable(letter))
+
+
 def _variables(letters: Iterable[str]) -> tuple[str, ...]:
     return tuple(_variable(c) for c in letters)
 
@@ -165,8 +171,7 @@ def _panels_product(lowering: Lowering, node: Node, section: str, side: int, a: 
         raise Inexpressible("a contraction over axes that do not stand together", node)
     made = "".join(batch + rows + columns)
     place = lowering.home(out, section != "loop", None if made == letters else tuple(letters.index(c) for c in made))
-    index = tuple(along(_variable(c)) for c in letters)
-    target = place.at(index)
+    target = place.at(tuple(_index_of(c, size) for c in letters))
     out_row = target.stride_of(_variable(rows[-1])) if rows else ()
     for c in letters:
         if c not in batch and c not in rows[:-1]:
@@ -178,12 +183,12 @@ def _panels_product(lowering: Lowering, node: Node, section: str, side: int, a: 
     a_row = reach.strides[rows[-1]] if rows else (ZERO,)
     load, over_time = reach.load, section != "loop"
     for c in outer:
-        load = Load(load.array, load.offset.plus(along(_variable(c)).scaled_by(reach.strides[c])))
+        load = Load(load.array, load.offset.plus(_index_of(c, size).scaled_by(reach.strides[c])))
     merged = over_time and not outer and rows and size[rows[-1]].key == ROWS_KEY
     entry = Size(("of", panels.array.name, 0), 0, f"{panels.array.name}_size")
     offset = NOWHERE
     for k, c in enumerate(batch):
-        moved = along(_variable(c))
+        moved = _index_of(c, size)
         for later in batch[k + 1 :]:
             moved = moved.scaled(size[later])
         offset = offset.plus(moved.scaled(entry))
@@ -230,13 +235,13 @@ def _chain(lowering: Lowering, node: Node, section: str) -> None:
             step = _together([reach.strides[c] for c in summed], [size[c] for c in summed])
         offset = reach.load.offset
         for c in part:
-            if c not in summed:
+            if c not in summed and size[c] != ONE:
                 offset = offset.plus(along(f"i{letters.index(c)}").scaled_by(reach.strides[c]))
         loads.append(Load(reach.load.array, offset.plus(along("k").scaled_by(step or ()))))
     lowering.rows_stay &= not any(size[c].key == ROWS_KEY for c in summed)
     place = lowering.home(out, section != "loop")
     space = tuple(size[c] for c in letters)
-    target = Load(place.array, place.at(tuple(along(f"i{k}") for k in range(len(letters)))))
+    target = Load(place.array, place.at(lowering.identity(out)))
     statement = Chain(node, space, _product_of([size[c] for c in summed]), loads[0], loads[1], target)
     _made(lowering, out, place, lowering.add(statement, section))
 

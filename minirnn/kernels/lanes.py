@@ -201,48 +201,6 @@ def put(typing: Any, array: Any, offset: Any, value: Any) -> Any:
     return types.void(array, types.int64, array.dtype), codegen
 
 
-def _pointer_to(dtype: Any) -> Any:
-    """Makes an address, as an integer, a pointer to numbers."""
-
-    def typed(typing: Any, number: Any) -> Any:
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            return builder.inttoptr(args[0], context.get_value_type(types.CPointer(dtype)))
-
-        return types.CPointer(dtype)(types.int64), codegen
-
-    return typed
-
-
-@intrinsic
-def float32_at(typing: Any, number: Any) -> Any:
-    """The float32 numbers at an address."""
-    return _pointer_to(types.float32)(typing, number)
-
-
-@intrinsic
-def float64_at(typing: Any, number: Any) -> Any:
-    """The float64 numbers at an address."""
-    return _pointer_to(types.float64)(typing, number)
-
-
-@intrinsic
-def int32_at(typing: Any, number: Any) -> Any:
-    """The int32 numbers at an address."""
-    return _pointer_to(types.int32)(typing, number)
-
-
-@intrinsic
-def int64_at(typing: Any, number: Any) -> Any:
-    """The int64 numbers at an address."""
-    return _pointer_to(types.int64)(typing, number)
-
-
-@intrinsic
-def bool_at(typing: Any, number: Any) -> Any:
-    """The bools at an address."""
-    return _pointer_to(types.boolean)(typing, number)
-
-
 # functions ---------------------------------------------------------------------------------------
 def _common_of_all(values: Any) -> Any:
     """As `_common`, for any number of operands; plain numbers alone have none."""

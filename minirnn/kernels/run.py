@@ -27,7 +27,7 @@ from .arrays import forward_of
 from .contract import aligned_empty, pack, packed_size
 from .emit import kernel_text
 from .heavy import lower
-from .lower import Lowering, Panels
+from .lower import DTYPES, Lowering, Panels
 from .program import ROWS_KEY, Array, Inexpressible
 from .sums import Sums
 from .text import MAPS, Text
@@ -37,9 +37,7 @@ _BLOCK_BYTES = 1 << 20
 # Below this many nanoseconds of work a second thread costs more than it brings.
 _WORTH_A_THREAD = 100_000.0
 _LANES_MODULE = "load store load_apart store_apart element put select fma sqrt absolute maximum minimum LANES".split()
-_CONVERSIONS = [
-    name for dtype in ("float32", "float64", "int32", "int64", "bool") for name in (f"as_{dtype}", f"{dtype}_at")
-]
+_CONVERSIONS = [f"as_{dtype}" for dtype in DTYPES]
 
 
 # What a printed kernel says of its arguments.
@@ -433,6 +431,8 @@ def _imports(text: Text) -> str:
     lines = [f"from minirnn.kernels.lanes import {', '.join(lanes)}"]
     contract = sorted(n for n in text.used if not n.endswith(("_f32", "_f64")))
     elementary = sorted(n for n in text.used if n.endswith(("_f32", "_f64")))
+    if pointers := [f"{dtype}_at" for dtype in DTYPES if f"{dtype}_at(" in body]:
+        lines.append(f"from minirnn.kernels.pointers import {', '.join(pointers)}")
     if contract:
         lines.append(f"from minirnn.kernels.contract import {', '.join(contract)}")
     if elementary:

@@ -85,8 +85,8 @@ def test_a_run_tells_of_everything_as_it_goes() -> None:
 def test_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     from minirnn.bench import peak
 
-    monkeypatch.setattr(peak.contract, "peak", lambda dtype: 100e9, raising=False)
-    monkeypatch.setattr(peak.contract, "product_rate", lambda rows, inner, columns, dtype: 70e9, raising=False)
+    monkeypatch.setattr(peak.machine, "peak", lambda dtype: 100e9, raising=False)
+    monkeypatch.setattr(peak.machine, "product_rate", lambda rows, inner, columns, dtype: 70e9, raising=False)
     found = list(peak.figures(NUMPY))
     assert peak.of_threads(3) == 300e9
     assert [f.verdict for f in found] == ["", "", "", "missed", "", "missed"] and found[3].value == 0.7

@@ -370,7 +370,9 @@ LAYOUTS: dict[str, Callable[[Any], Any]] = {
     "one step for all": lambda x: np.broadcast_to(x[:1], x.shape),
     "one number for all": lambda x: np.broadcast_to(x[:1, :1, :1], x.shape),
     "not to be written to": lambda x: np.frombuffer(x.tobytes(), x.dtype).reshape(x.shape),
-    "not aligned": lambda x: np.frombuffer(b"1" * x.itemsize + x.tobytes(), x.dtype, offset=x.itemsize).reshape(x.shape),
+    "not aligned": lambda x: np.frombuffer(b"1" * x.itemsize + x.tobytes(), x.dtype, offset=x.itemsize).reshape(
+        x.shape
+    ),
 }
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import minirnn as mr
 from minirnn import ops
 from minirnn.errors import ShapeError
-from minirnn.layers import LSTM, Embedding
+from minirnn.layers import LSTM
 from tests.layers.test_container_grid import GRID, SMALL, SOME, Choice, name_of, run_through
 from tests.stepgraph import agreement, steps
 from tests.stepgraph.random_steps import RandomStep, random_steps
@@ -102,14 +102,6 @@ def test_an_index_out_of_range_is_named() -> None:
             with pytest.raises(ShapeError, match="out of range") as error:
                 run(at, value, "cpu")
             assert str(value) in str(error.value) and "0 .. 8" in str(error.value)
-
-
-def test_negative_indices_mean_the_same_as_in_numpy() -> None:
-    layer = Embedding(9, 4)
-    layer(np.array([[1]]))
-    for engine in ("numpy", "cpu"):
-        with mr.engine(engine), pytest.raises(ShapeError):
-            layer(np.array([[-10]]))
 
 
 # memory ------------------------------------------------------------------------------------------

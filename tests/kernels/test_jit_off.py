@@ -13,26 +13,10 @@ import numpy as np
 import pytest
 
 from minirnn.kernels import lanes, twins
-from tests.stepgraph.steps import EXAMPLES
-
 from . import engine_cases as cases
 
 ROOT = Path(__file__).parents[2]
-BY_DEFAULT = [
-    *[f"{name}, pair" for name in EXAMPLES],
-    "moves_in_a_step",
-    "embedding_in_a_step",
-    "batch_dimensions_and_row_mixing",
-    "mixed_dtypes",
-    "what_passes_through",
-    "no_carry",
-    "xs: rows backwards",
-    "xs: one number for all",
-    "T=0 B=3 F=2 U=4",
-    "T=5 B=0 F=2 U=4",
-    "T=1 B=1 F=1 U=1",
-    "container",
-]
+BY_DEFAULT = [name for name in cases.CASES if not name.endswith("100 steps")]
 
 
 def without_jit(*arguments: str, timeout: float = 3000) -> subprocess.CompletedProcess[str]:
@@ -104,6 +88,8 @@ def defined(module: Any) -> dict[str, ast.AST]:
 
 def test_every_intrinsic_has_a_twin_with_the_same_arguments() -> None:
     functions, others = defined(lanes), defined(twins)
+    # Pointers made of addresses are for bound steps, which never run without the JIT.
+    functions = {name: node for name, node in functions.items() if not name.endswith("_at")}
     assert functions.keys() <= others.keys()
     assert others.keys() - functions.keys() <= {"LANES"}
     for name, node in functions.items():
