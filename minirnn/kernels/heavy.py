@@ -97,9 +97,11 @@ def _reach(
 
 def _root(lowering: Lowering, t: Tensor, index: Any, section: str) -> tuple[Tensor, Any]:
     """What a chain of views looks at, and the index there."""
+    lowering.bring(t, section)
     node = lowering.makers.get(id(t))
     while node is not None and node.primitive.form == "view" and lowering.known_place(t, section) is None:
         ((t, index),) = lowering.operands(node, t, index, section)
+        lowering.bring(t, section)
         node = lowering.makers.get(id(t))
     return t, index
 

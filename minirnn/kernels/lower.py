@@ -288,11 +288,17 @@ class Lowering:
         """Every computed or stored value that the expression for `t` at `index` reads, and where."""
         if not isinstance(t, Tensor):
             return []
+        self.bring(t, section)
         node = self.makers.get(id(t))
         if node is None or not self.is_virtual(node) or self.known_place(t, section) is not None:
             return [(t, index)]
         given = self.operands(node, t, index, section)
         return [leaf for x, i in given for leaf in self.leaves(x, i, section)]
+
+    def bring(self, t: Tensor, section: str) -> None:
+        """Give a value of the loop a place for all steps of a block, if it is read after the loop."""
+        if section == "after" and self.own_section(t) == "loop" and self.known_place(t, section) is None:
+            self.keep(t, section)
 
     def expression(self, t: Any, index: Index, unit: Unit, dtype: Any = None) -> Any:
         """The expression for a value at an index of a nest; may add lets to the nest."""
@@ -304,6 +310,7 @@ class Lowering:
         node = self.makers.get(id(t))
         if node is not None and node.primitive.name == "full":
             return Number(node.params["value"], t.dtype)
+        self.bring(t, unit[0])
         elsewhere = self.computed_in.get(id(t), unit)
         if elsewhere != unit:
             self.keep(t, unit[0])

@@ -400,7 +400,7 @@ def _packed(value: Any, panels: Panels) -> Any:
     entries = value.shape[:batch]
     inner = int(np.prod(value.shape[batch : batch + summed]))
     width = int(np.prod(value.shape[batch + summed :]))
-    if summed > 1 or columns > 1 or batch > 1:
+    if summed > 1 or columns > 1 or batch > 1 or any(stride < 0 for stride in value.strides):
         value = np.ascontiguousarray(value)
     value = value.reshape((-1, inner, width)) if batch else value.reshape((inner, width))[None]
     size = packed_size(inner, width, value.dtype)

@@ -85,7 +85,8 @@ class Text:
     def word(self, wish: str) -> str:
         """A name that is not in use."""
         wish = re.sub(r"\W", "_", wish).strip("_") or "v"
-        wish = f"{wish}_" if keyword.iskeyword(wish) or wish[0].isdigit() or wish in RESERVED else wish
+        taken = keyword.iskeyword(wish) or wish in RESERVED or _LIKE_OURS.fullmatch(wish)
+        wish = f"{wish}_" if taken or wish[0].isdigit() else wish
         count = self._words.get(wish, 0)
         self._words[wish] = count + 1
         return wish if not count else self.word(f"{wish}_{count + 1}")
@@ -210,10 +211,13 @@ _ARRAY_WORDS = {
     "final": "{}_final",
 }  # fmt: skip
 _UNUSUAL = {"inf": "inf", "-inf": "-inf", "nan": "nan"}
+# Names that the printing itself uses, or functions that a kernel may import.
 RESERVED = frozenset(
-    "length begin direction block rows sizes status steps done s t k m load store load_apart store_apart element put "
-    "select fma sqrt absolute maximum minimum LANES inf nan product range min max".split()
+    "length begin direction block rows sizes status steps done s t k m total part first entry addresses load store "
+    "load_apart store_apart element put select fma sqrt absolute maximum minimum LANES inf nan product range min max "
+    "sum_chain max_chain argmax_chain sum_columns max_columns".split()
 )
+_LIKE_OURS = re.compile(r"(i\d+|i_\w|at\d+|as_\w+|\w+_f(32|64))")
 
 
 def _wanted(call: Call) -> list[Any]:

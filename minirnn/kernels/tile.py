@@ -20,9 +20,9 @@ from numba import types
 from numba.core import cgutils
 from numba.core import config as numba_config
 from numba.extending import intrinsic
-from numpy.lib.stride_tricks import as_strided
 
 from .build import JIT_OFF
+from .twins import place_in
 
 BLOCK = 64  # how many products one chain takes: part of the definition of every sum
 PANEL_BYTES = 256  # one row of a panel
@@ -332,8 +332,8 @@ def _flat_from(array: Any, offset: int) -> Any:
     """An array's memory from one of its elements on, as one axis."""
     if array.size == 0:
         return np.empty(0, array.dtype)
-    reach = sum((n - 1) * stride for n, stride in zip(array.shape, array.strides, strict=True)) // array.itemsize + 1
-    return as_strided(array, (reach,), (array.itemsize,))[offset:]
+    flat, place = place_in(array, offset)
+    return flat[place:]
 
 
 if JIT_OFF:

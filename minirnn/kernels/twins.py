@@ -14,7 +14,7 @@ from numpy.lib.stride_tricks import as_strided
 LANES = 1
 
 
-def _place(array: Any, offset: int) -> tuple[Any, int]:
+def place_in(array: Any, offset: int) -> tuple[Any, int]:
     """The memory of an array as one axis, and where the element `offset` places after its first stands there."""
     if array.ndim == 1 and array.strides[0] == array.itemsize:
         flat, first = array, 0
@@ -30,13 +30,13 @@ def _place(array: Any, offset: int) -> tuple[Any, int]:
 
 def element(array: Any, offset: int) -> Any:
     """One element of an array."""
-    flat, place = _place(array, offset)
+    flat, place = place_in(array, offset)
     return flat[place]
 
 
 def put(array: Any, offset: int, value: Any) -> None:
     """Set one element of an array."""
-    flat, place = _place(array, offset)
+    flat, place = place_in(array, offset)
     flat[place] = value
 
 

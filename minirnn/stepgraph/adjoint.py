@@ -17,7 +17,7 @@ from ..autodiff.tape import Tape
 from ..autodiff.tensor import FLOATING, Node, Tensor
 from ..autodiff.trace import Trace
 from .graph import StepGraph, enter_inputs, prune, replay
-from .rows import as_cotangent, as_input, classify, operand_classes
+from .rows import as_input, classify, cotangent_classes, operand_classes
 
 
 def is_float(t: Tensor) -> bool:
@@ -95,9 +95,11 @@ def _record(
     available = tuple(env[id(t)] for t in residuals)
     for t in residuals:
         env[id(t)].name = names[id(t)]
-    classes = classify(graph)
-    floats = [t for t in graph.carry_in if is_float(t)]
-    seeded = [t for t, has in zip(graph.ys, has_ct[carries:], strict=False) if has and is_float(t)]
+    groups = (cotangents("carry"), (*graph.xs, *residuals), cotangents("y"), graph.closed, cotangents("sum"))
+    classes = {key: as_input(kind) for key, kind in classify(graph).items()}
+    kinds = zip(graph.outputs, cotangent_classes(graph), has_ct, strict=True)
+    seeded = [kind for out, kind, has in kinds if has and is_float(out)]
+    classes.update((id(ct), kind) for (_, _, ct), kind in zip(seeds, seeded, strict=True))
     made = StepGraph(
         carry_in=cotangents("carry"),
         xs=inputs[carries : carries + xs] + available + cotangents("y"),
@@ -108,10 +110,7 @@ def _record(
         sums=tuple(found[id(t)] for t in inputs[carries + xs :] if id(t) in found),
         guard=None if graph.guard is None else env[id(graph.guard)],
         passes=graph.passes,
-        row_classes=(
-            *[as_input(classes[id(t)]) for t in (*floats, *graph.xs, *residuals)],
-            *[as_cotangent(classes[id(t)], graph.guard is not None) for t in seeded],
-        ),
+        row_classes=tuple(classes[id(t)] for group in groups for t in group),
     )
     return _guarded(prune(made), {id(ct) for _, _, ct in seeds}), env, tuple(trace.nodes[forward_nodes:])
 

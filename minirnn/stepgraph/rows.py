@@ -8,27 +8,26 @@ from .graph import StepGraph
 
 
 def input_classes(graph: StepGraph) -> tuple[str, ...]:
-    """The class of each carry and x: known from the graph that this one was made of, or by the rule.
+    """The class of each input: known from the graph that this one was made of, or by the rule.
 
-    The rule: axis 0 is the batch, if all that have axes agree on its size.
+    The rule: axis 0 of the carry and of x is the batch, if all that have axes agree on its size.
     """
     if graph.row_classes is not None:
         return graph.row_classes
     sizes = {t.shape[0] for t in graph.carry_in + graph.xs if t.shape}
     with_axes = ROWS if len(sizes) == 1 else MIXED
-    return tuple(with_axes if t.shape else SHARED for t in graph.carry_in + graph.xs)
+    return (*[with_axes if t.shape else SHARED for t in graph.carry_in + graph.xs], *[SHARED] * len(graph.closed))
 
 
 def batch_size(graph: StepGraph) -> int | None:
     """The number of rows, if anything has rows."""
-    classes = zip(graph.carry_in + graph.xs, input_classes(graph), strict=True)
+    classes = zip(graph.inputs, input_classes(graph), strict=True)
     return next((t.shape[0] for t, kind in classes if kind == ROWS), None)
 
 
 def classify(graph: StepGraph) -> dict[int, str]:
     """For every Tensor (by id) its relation to the batch: ROWS, SHARED, SUMMED or MIXED."""
-    classes: dict[int, str] = {id(t): SHARED for t in graph.closed}
-    classes.update((id(t), kind) for t, kind in zip(graph.carry_in + graph.xs, input_classes(graph), strict=True))
+    classes = {id(t): kind for t, kind in zip(graph.inputs, input_classes(graph), strict=True)}
     for node in graph.nodes:
         operands = operand_classes(node, classes)
         outcome = node.primitive.rows(operands, node.inputs, node)
@@ -41,13 +40,22 @@ def as_input(kind: str) -> str:
     return SHARED if kind == SUMMED else kind
 
 
-def as_cotangent(kind: str, masked: bool) -> str:
-    """The class of the cotangent of a value as an input of the adjoint.
+def cotangent_classes(graph: StepGraph) -> tuple[str, ...]:
+    """The classes of the cotangents of the outputs as inputs of the adjoint.
 
     In a masked step cotangents of class ROWS are zero in masked rows, and only those are: what
-    comes from a value without rows may spread to all of them.
+    comes from a value without rows may spread to all of them.  Where rows mix, so may what comes
+    from a residual or a sum: masked rows have a part in the results of other rows.
     """
-    return MIXED if masked and kind != ROWS else as_input(kind)
+    classes = classify(graph)
+    carry = [as_input(classes[id(t)]) for t in graph.carry_in]
+    ys, sums = [as_input(classes[id(t)]) for t in graph.ys], [SHARED] * len(graph.sums)
+    if graph.guard is not None:
+        shown = len(ys) - graph.residuals
+        if MIXED in classes.values() or SUMMED in [classes[id(t)] for t in graph.ys[:shown]]:
+            ys, sums = ys[:shown] + [MIXED] * graph.residuals, [MIXED] * len(sums)
+        ys = [kind if kind == ROWS else MIXED for kind in ys]
+    return (*carry, *ys, *sums)
 
 
 def operand_classes(node: Node, classes: dict[int, str]) -> list[str]:

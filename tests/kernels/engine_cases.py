@@ -1,6 +1,6 @@
 """Small computations of many kinds, to be run on one engine and on another: results, gradients, second order.
 
-`python -m tests.kernels.engine_cases results.npz float64,float32 name ...` runs them on the cpu engine in a process of its own.
+`python -m tests.kernels.engine_cases made.npz float64,float32 name ...` runs them on the cpu engine, alone.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from minirnn.kernels import lanes, twins
+
 from . import engine_cases as cases
 
 ROOT = Path(__file__).parents[2]
