@@ -78,7 +78,7 @@ def pack(
     pack_pointers(address(source, at), row_stride, column_stride, inner, columns, address(panels, panels_at))
 
 
-@outlined("piiiip", "the packing of weights")
+@outlined("piiiip", "the packing of weights", used_by="pack")
 def pack_pointers(source: Any, row_stride: int, column_stride: int, inner: int, columns: int, panels: Any) -> None:
     """As `pack`, from pointers."""
     width = PANEL_BYTES // size_of(source)
@@ -115,7 +115,7 @@ def product(
         multiply(left, a_row, a_step, right, to, out_row, rows, inner, columns, True, turn)
 
 
-@outlined("pippiibi", "the product of one row")
+@outlined("pippiibi", "the product of one row", used_by="product")
 def multiply_row(a: Any, a_step: int, panels: Any, out: Any, inner: int, columns: int, first: bool, turn: int) -> None:
     """As `product` of one row, from pointers; unless `first`, the blocks' sums are added to what `out` holds."""
     size = size_of(a)
@@ -145,7 +145,7 @@ def multiply_row(a: Any, a_step: int, panels: Any, out: Any, inner: int, columns
         start += step
 
 
-@outlined("piippiiiibi", "the product of matrices")
+@outlined("piippiiiibi", "the product of matrices", used_by="product")
 def multiply(
     a: Any, a_row: int, a_step: int, panels: Any, out: Any, out_row: int, rows: int, inner: int, columns: int,
     first: bool, turn: int,
@@ -196,17 +196,22 @@ def multiply(
 # A sum is made of blocks, too: each a chain of additions from zero, and the blocks' sums are added in
 # order.  The processor works on several chains at a time by itself: they do not wait for each other.
 # Of equal numbers the first is the largest; what a NaN takes part in is NaN.
-@library_function
-def sum_chain(a: Any, at: int, step: int, n: int) -> Any:
-    """The sum of the n numbers a[at], a[at + step], ..."""
-    p = address(a, at)
-    total = zero_of(p)
+@outlined("pii", "sums", used_by="sum_chain", returns=True)
+def add_up(numbers: Any, step: int, n: int) -> Any:
+    """The sum of n numbers that stand `step` apart."""
+    total = zero_of(numbers)
     for k in range(0, n, BLOCK):
-        part = zero_of(p)
+        part = zero_of(numbers)
         for i in range(k, min(k + BLOCK, n)):
-            part += p[i * step]
+            part += numbers[i * step]
         total += part
     return total
+
+
+@library_function(forceinline=True)
+def sum_chain(a: Any, at: int, step: int, n: int) -> Any:
+    """The sum of the n numbers a[at], a[at + step], ..."""
+    return add_up(address(a, at), step, n)
 
 
 @library_function
@@ -219,29 +224,40 @@ def sum_rows(
         to[r * out_step] = sum_chain(a, at + r * row_stride, step, n)
 
 
-@library_function
-def sum_columns(a: Any, at: int, row_stride: int, rows: int, columns: int, out: Any, out_at: int) -> None:
-    """The sums over `rows` rows of each of `columns` neighbours, into neighbours from out[out_at] on."""
+@outlined("piiip", "sums of columns", used_by="sum_columns")
+def add_up_columns(a: Any, row_stride: int, rows: int, columns: int, out: Any) -> None:
+    """The sums over rows of neighbouring columns."""
     for c in range(0, columns, LANES):
         total = zeros(a)
         for k in range(0, rows, BLOCK):
             part = zeros(a)
             for r in range(k, min(k + BLOCK, rows)):
-                part = part + load(a, at + r * row_stride + c, columns - c)
+                part = part + load(a, r * row_stride + c, columns - c)
             total = total + part
-        store(out, out_at + c, total, columns - c)
+        store(out, c, total, columns - c)
 
 
-@library_function
-def max_chain(a: Any, at: int, step: int, n: int) -> Any:
-    """The largest of the n >= 1 numbers a[at], a[at + step], ...; NaN if one of them is."""
-    p = address(a, at)
-    largest, unordered = p[0], zero_of(p)
+@library_function(forceinline=True)
+def sum_columns(a: Any, at: int, row_stride: int, rows: int, columns: int, out: Any, out_at: int) -> None:
+    """The sums over `rows` rows of each of `columns` neighbours, into neighbours from out[out_at] on."""
+    add_up_columns(address(a, at), row_stride, rows, columns, address(out, out_at))
+
+
+@outlined("pii", "maxima", used_by="max_chain", returns=True)
+def largest_of(numbers: Any, step: int, n: int) -> Any:
+    """The largest of n >= 1 numbers that stand `step` apart; NaN if one of them is."""
+    largest, unordered = numbers[0], zero_of(numbers)
     for i in range(n):
-        x = p[i * step]
+        x = numbers[i * step]
         largest = x if x > largest else largest
         unordered = x if x != x else unordered
     return unordered if unordered != unordered else largest
+
+
+@library_function(forceinline=True)
+def max_chain(a: Any, at: int, step: int, n: int) -> Any:
+    """The largest of the n >= 1 numbers a[at], a[at + step], ...; NaN if one of them is."""
+    return largest_of(address(a, at), step, n)
 
 
 @library_function

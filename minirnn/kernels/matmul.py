@@ -103,7 +103,7 @@ def _prepared(function: Any, dtype: Any) -> Any:
     """A function of this module, compiled or loaded for a dtype."""
     if (function, dtype) not in _ready:
         if not build.JIT_OFF:
-            outline.prepare(dtype)
+            outline.prepare(dtype, ("pack", "product") if function is _multiply_part else ("sum_chain", "sum_columns"))
             arrays = _SIGNATURES[function](dtype.name)
             with build._lock:
                 function.disable_compile(False)

@@ -3,14 +3,14 @@
 Numba links the code of every function that a kernel calls into the kernel, and optimizes all of it
 again: with the product, that takes longer than the kernel itself.  So the larger functions stay
 outside.  A kernel finds their addresses in slots of memory whose symbols LLVM knows by name; that
-works for kernels from the disk cache, too.  `prepare(dtype)` fills the slots, and comes before any
-kernel of that dtype runs.  A kernel that finds an empty slot raises RuntimeError.
+works for kernels from the disk cache, too.  `prepare` fills the slots that a kernel needs, and comes before the
+kernel runs.  A kernel that finds an empty slot raises RuntimeError.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -28,8 +28,8 @@ _DTYPES = {"float32": types.float32, "float64": types.float64}
 class _Outlined:
     """A function, and for each dtype the slot that holds its address."""
 
-    def __init__(self, function: Any, arguments: str, returns: bool, label: str) -> None:
-        self.function, self.label, self.slots = function, label, {}
+    def __init__(self, function: Any, arguments: str, returns: bool, label: str, used_by: str) -> None:
+        self.function, self.label, self.slots, self.used_by = function, label, {}, used_by
         self.returns = returns
         self.arguments = arguments
         for name in _DTYPES:
@@ -53,24 +53,26 @@ class _Outlined:
             slot.value = made.library.get_pointer_to_function(made.fndesc.llvm_func_name)
 
 
-def prepare(dtype: Any) -> None:
-    """Load or compile the outlined functions for numbers of a dtype, float32 or float64."""
+def prepare(dtype: Any, used: Collection[str]) -> None:
+    """Load or compile the outlined functions behind the library functions `used`, for float32 or float64."""
     for each in _outlined:
-        each.prepare(np.dtype(dtype).name)
+        if each.used_by in used:
+            each.prepare(np.dtype(dtype).name)
 
 
-def outlined(arguments: str, label: str, returns: bool = False) -> Callable[..., Any]:
+def outlined(arguments: str, label: str, used_by: str, returns: bool = False) -> Callable[..., Any]:
     """A decorator: compile the function alone, and let kernels call it through its address.
 
     arguments: a letter for each, p pointer, i int64, b bool; the pointers' dtype is the function's.
-    returns: whether it returns a number of that dtype.  label: what a line on a first compilation says.
+    label: what a line on a first compilation says.  used_by: the library function that kernels call.
+    returns: whether it returns a number of that dtype.
     """
 
     def decorate(function: Any) -> Any:
         compiled = build.library_function(function)
         if build.JIT_OFF:
             return compiled
-        entry = _Outlined(compiled, arguments, returns, label)
+        entry = _Outlined(compiled, arguments, returns, label, used_by)
         _outlined.append(entry)
 
         @intrinsic

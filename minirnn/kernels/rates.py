@@ -53,7 +53,7 @@ def peak(dtype: Any) -> float:
 
 def product_rate(rows: int, inner: int, columns: int, dtype: Any) -> float:
     """Floating-point operations in a second of one core that multiplies (rows, inner) by packed (inner, columns)."""
-    outline.prepare(dtype)
+    outline.prepare(dtype, ("pack", "product"))
     rng = np.random.default_rng(0)
     a, b = (rng.normal(size=n * inner).astype(dtype) for n in (rows, columns))
     panels, out = aligned_empty(packed_size(inner, columns, dtype), dtype), aligned_empty(rows * columns, dtype)

@@ -142,7 +142,7 @@ class Kernel:
         self.text = text = kernel_text(lowering, "step_loop")
         self.arrays = list(lowering.arrays.values())
         for dtype in {str(a.dtype) for a in self.arrays if a.dtype.kind == "f"}:
-            outline.prepare(dtype)
+            outline.prepare(dtype, {"pack", *text.used})
         self.function = _compiled(text, graph, _signature(self.arrays))
         self.batch = 1 if lowering.batch is None else lowering.batch
         self.cost = _cost(lowering) * self.batch if _shareable(lowering) else 0.0

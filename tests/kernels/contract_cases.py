@@ -97,7 +97,7 @@ def product(a: Any, b: Any, turned: tuple[bool, bool] = (False, False), gap: int
 
     Raises AssertionError if anything but the result was written to.
     """
-    outline.prepare(a.dtype)
+    outline.prepare(a.dtype, ("pack", "product", "sum_chain", "sum_columns", "max_chain"))
     (rows, inner), columns = a.shape, b.shape[1]
     places = []
     for x, turn_it in zip((a, b), turned, strict=True):

@@ -138,7 +138,7 @@ def test_a_kernel_whose_slots_are_empty_raises(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setitem(each.slots, "float32", each.slots["float32"])
         kept = each.slots["float32"].value
         each.slots["float32"].value = None
-        monkeypatch.setattr(outline, "prepare", lambda dtype: None)
+        monkeypatch.setattr(outline, "prepare", lambda dtype, used: None)
         try:
             if each.function.__name__ == "multiply":
                 with pytest.raises(RuntimeError, match="prepare"):
