@@ -299,6 +299,11 @@ def in_a_process(*arguments: str, cwd: Path, **environment: str) -> subprocess.P
     )
 
 
+def complaints(err: str) -> list[str]:
+    """The lines of stderr but those that tell of a first compilation."""
+    return [line for line in err.splitlines() if not line.startswith("minirnn: compiled ")]
+
+
 def test_interrupting_the_demo_leaves_nothing(tmp_path: Path) -> None:
     process = in_a_process("demo", "--units", "8", cwd=tmp_path)
     assert process.stdout is not None
@@ -307,7 +312,7 @@ def test_interrupting_the_demo_leaves_nothing(tmp_path: Path) -> None:
             break
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and err == "minirnn: interrupted; no model was saved\n"
+    assert process.returncode == 130 and complaints(err) == ["minirnn: interrupted; no model was saved"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -319,7 +324,7 @@ def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
     assert process.stdout is not None and process.stderr is not None
     assert process.stdout.read(20).strip("abc") == ""  # it writes as it goes
     process.stdout.close()
-    assert process.stderr.read() == "" and process.wait(timeout=60) == 1
+    assert complaints(process.stderr.read()) == [] and process.wait(timeout=60) == 1
     process.stderr.close()
 
 

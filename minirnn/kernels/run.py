@@ -197,7 +197,7 @@ class Kernel:
             if array.role in ("constant", "panels"):
                 value = env[id(lowering.sources[array])]
                 packed = array.role == "panels"
-                arguments[number] = _packed(value, panels[array]) if packed else np.require(value, None, "CA")
+                arguments[number] = _packed(value, panels[array]) if packed else np.require(value, None, ["C", "A"])
         self._ready = _Ready(closed, env, arguments)
         return self._ready
 
@@ -241,7 +241,7 @@ class Kernel:
         for number, k in self.carries:
             a = arrays[k]
             flags = a.flags
-            arguments[number] = a if flags.c_contiguous and flags.aligned else np.require(a, None, "CA")
+            arguments[number] = a if flags.c_contiguous and flags.aligned else np.require(a, None, ["C", "A"])
         time_first = True
         for number, k in self.xs:
             x = sequences[k]
@@ -390,7 +390,7 @@ def _same(remembered: list[Any], given: list[Any]) -> bool:
 
 def _fitting(x: Any, inner: tuple[int, ...] | None) -> Any:
     """An x that the kernel can read: time and rows in any order, each row contiguous."""
-    return x if inner is not None and x.strides[2:] == inner and x.flags.aligned else np.require(x, None, "CA")
+    return x if inner is not None and x.strides[2:] == inner and x.flags.aligned else np.require(x, None, ["C", "A"])
 
 
 def _packed(value: Any, panels: Panels) -> Any:

@@ -30,7 +30,7 @@ class StepGraph:
     sums: tuple[Tensor, ...] = ()
     residuals: int = 0
     guard: Tensor | None = None
-    row_classes: tuple[str, ...] | None = None  # of each carry and x, where it is known; see rows.py
+    row_classes: tuple[str, ...] | None = None  # of each input, where it is known; see rows.py
     passes: tuple[str, ...] = PASSES
     keep: str = "residuals"  # or "carry": keep only the carry for the backward loop, recompute the rest
     cache: dict[Any, Any] = field(default_factory=dict, repr=False)
