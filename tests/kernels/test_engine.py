@@ -23,6 +23,7 @@ from tests.stepgraph import agreement, steps
 from tests.stepgraph.random_steps import RandomStep, random_steps
 
 from . import engine_cases as cases
+from . import step_cases as _more_cases  # noqa: F401  (they enter themselves in the list)
 
 BY_DEFAULT = [
     ("LSTM, masked", "float32"),
