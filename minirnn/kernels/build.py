@@ -62,8 +62,30 @@ _paths: dict[str, Path] = {}  # of each module with compiled functions: its copy
 _library: list[Any] = []  # the compiled functions of the modules of helpers
 
 
-if hasattr(os, "register_at_fork"):  # a child must not begin with a lock, ours or Numba's, that nobody gives back
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+# Held while a thread is inside LLVM, be it only to free a module that the garbage collector has found.
+_in_llvm = threading.RLock()
+
+
+@functools.cache
+def _watch_llvm() -> None:
+    """Have llvmlite say when a thread enters and leaves LLVM."""
+    from llvmlite.binding import ffi
+
+    ffi.register_lock_callback(_in_llvm.acquire, _in_llvm.release)
+
+
+def _before_fork() -> None:
+    _lock.acquire()
+    _in_llvm.acquire()
+
+
+def _after_fork() -> None:
+    _in_llvm.release()
+    _lock.release()
+
+
+if hasattr(os, "register_at_fork"):  # a child must not begin with a lock, ours or LLVM's, that nobody gives back
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 # compiling ----------------------------------------------------------------------------------------
@@ -126,6 +148,7 @@ def library_function(function: Any = None, **options: Any) -> Any:
         return function
     import numba
 
+    _watch_llvm()
     module, code = function.__module__, function.__code__
     if module not in _paths:
         source = Path(code.co_filename).read_text(encoding="utf-8")

@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 
 import minirnn as mr
 from minirnn.kernels import build
+from minirnn.stepgraph.passes import PASSES, only_passes
 from tests.layers.test_container_grid import GRID, Choice, Sizes, name_of, run_through
 from tests.stepgraph.agreement import disagreement, results
 from tests.stepgraph.random_steps import RandomStep, random_steps
+
+from .same_bits_cases import same
 
 TINY = Sizes(units=3, features=2, batch=2, time=3)
 
@@ -35,6 +38,16 @@ def test_random_steps(drawn: RandomStep, reverse: bool, checkpoint: int | None) 
 def test_masked_random_steps(drawn: RandomStep, reverse: bool, seed: int, share: float) -> None:
     mask = np.random.default_rng(seed).random((drawn.length, drawn.batch)) < share
     check(drawn, reverse=reverse, mask=mask)
+
+
+@settings(max_examples=100)
+@given(random_steps(), st.lists(st.sampled_from(PASSES), unique=True))
+def test_any_subset_of_the_passes_gives_the_same_bits(drawn: RandomStep, names: list[str]) -> None:
+    wanted = results(drawn, order=1, engine="cpu")
+    with only_passes(*names):
+        made = results(drawn, order=1, engine="cpu")
+    assert {**made, **wanted}.keys() == made.keys() & wanted.keys()
+    assert [label for label in wanted if not same(made[label], wanted[label])] == []
 
 
 @pytest.mark.parametrize("choice", GRID, ids=name_of)

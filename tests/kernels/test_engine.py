@@ -29,7 +29,7 @@ BY_DEFAULT = [
     ("LSTM, masked", "float32"),
     ("attention, pair", "float32"),
     ("attention, 100 steps", "float32"),
-    ("simple_rnn, second order", "float64"),
+    ("simple_rnn, pair", "float64"),
     ("simple_rnn, 100 steps", "float64"),
     ("choices_in_a_step", "float64"),
 ]
