@@ -28,6 +28,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import importlib
 import linecache
 import os
 import platform
@@ -67,10 +68,14 @@ _in_llvm = threading.RLock()
 
 
 @functools.cache
-def _watch_llvm() -> None:
-    """Have llvmlite say when a thread enters and leaves LLVM."""
+def _prepare_for_forks() -> None:
+    """Have llvmlite say when a thread enters and leaves LLVM, and import what Numba would in a first call.
+
+    A child whose parent was forked in the middle of an import waits forever for the end of it.
+    """
     from llvmlite.binding import ffi
 
+    importlib.import_module("numpy.ma")
     ffi.register_lock_callback(_in_llvm.acquire, _in_llvm.release)
 
 
@@ -148,7 +153,7 @@ def library_function(function: Any = None, **options: Any) -> Any:
         return function
     import numba
 
-    _watch_llvm()
+    _prepare_for_forks()
     module, code = function.__module__, function.__code__
     if module not in _paths:
         source = Path(code.co_filename).read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from tests.layers.test_container_grid import GRID, Choice, Sizes, name_of, run_t
 from tests.stepgraph.agreement import disagreement, results
 from tests.stepgraph.random_steps import RandomStep, random_steps
 
-from .same_bits_cases import same
+from .same_bits_cases import differing
 
 TINY = Sizes(units=3, features=2, batch=2, time=3)
 
@@ -43,11 +43,12 @@ def test_masked_random_steps(drawn: RandomStep, reverse: bool, seed: int, share:
 @settings(max_examples=100)
 @given(random_steps(), st.lists(st.sampled_from(PASSES), unique=True))
 def test_any_subset_of_the_passes_gives_the_same_bits(drawn: RandomStep, names: list[str]) -> None:
-    wanted = results(drawn, order=1, engine="cpu")
+    """Of the forward; derivatives are equal to rounding, as passes decide in how many sums a total is made."""
+    forward, derivatives = results(drawn, order=0, engine="cpu"), results(drawn, engine="cpu")
     with only_passes(*names):
-        made = results(drawn, order=1, engine="cpu")
-    assert {**made, **wanted}.keys() == made.keys() & wanted.keys()
-    assert [label for label in wanted if not same(made[label], wanted[label])] == []
+        made = results(drawn, order=0, engine="cpu")
+        assert disagreement(results(drawn, engine="cpu"), derivatives) == {}
+    assert differing(made, forward) == []
 
 
 @pytest.mark.parametrize("choice", GRID, ids=name_of)
