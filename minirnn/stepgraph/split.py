@@ -41,9 +41,10 @@ def split(graph: StepGraph, fused: bool = False) -> Split:
     """Sort the nodes of a step graph into once, before, loop and after, as far as its passes go.
 
     Where a loop is compiled, maps cost least next to what they feed (`fused`): then only heavy nodes
-    leave it, with what they need before the loop, and what needs them after it.
+    leave it, with what they need before the loop, and what needs them after it.  A compiled loop takes
+    constants packed, so there they always run once.
     """
-    classes, levels = classify(graph), _levels(graph)
+    classes, levels = classify(graph), _levels(graph, fused or "once" in graph.passes)
     once = [node for node in graph.nodes if all(levels[id(o)] == CONSTANT for o in node.outputs)]
     before = _before(graph, classes, levels) if "before" in graph.passes else []
     if fused:
@@ -57,13 +58,13 @@ def split(graph: StepGraph, fused: bool = False) -> Split:
     return Split(graph, once, before, loop, after, classes, levels)
 
 
-def _levels(graph: StepGraph) -> dict[int, int]:
+def _levels(graph: StepGraph, once: bool) -> dict[int, int]:
     levels = {id(t): CONSTANT for t in graph.closed}
     levels.update((id(t), FROM_X) for t in graph.xs)
     levels.update((id(t), FROM_CARRY) for t in graph.carry_in)
     for node in graph.nodes:
         level = _level(node, levels)
-        if level == CONSTANT and "once" not in graph.passes:
+        if level == CONSTANT and not once:
             level = FROM_CARRY  # as if it were new at each step
         for output in node.outputs:
             levels.setdefault(id(output), level)
