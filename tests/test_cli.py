@@ -93,6 +93,25 @@ def test_demo_beats_the_trigram(tmp_path: Path) -> None:
     assert "It beats the trigram by" in done[0] and complaints(done[1]) == []
 
 
+# source -----------------------------------------------------------------------------------------------
+def test_source_prints_the_loop_of_a_layer(command: Any) -> None:
+    code, forward, err = command("source", "GRU", "--dtype", "float64")
+    assert (code, err) == (0, "") and forward.count("product(") == 2 and "tanh_f64" in forward
+    code, backward, err = command("source", "GRU", "--backward")
+    assert (code, err) == (0, "") and "ct_" in backward and "work_float32" in backward and "tanh" not in backward
+
+
+def test_source_prints_the_loops_of_a_saved_model(command: Any) -> None:
+    charmodel.build(3, 4).save("m")
+    code, out, err = command("source", "m")
+    assert (code, err) == (0, "") and out.count("def step_loop") == 1 and "# lstm" in out
+    Sequential([Input((3,)), Dense(2)]).save("flat")
+    code, out, err = command("source", "flat")
+    assert (code, out) == (1, "") and "no layer of the model has a loop" in err
+    code, out, err = command("source", "LTSM")
+    assert (code, out) == (1, "") and "LTSM" in err
+
+
 # train --------------------------------------------------------------------------------------------------
 def test_train_and_generate(command: Command, text: str) -> None:
     code, out, err = train(command, text)

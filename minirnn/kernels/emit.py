@@ -128,7 +128,7 @@ def _print_gather(text: Text, g: Gather) -> None:
     text.line(f"entry = element({text.name(g.index.array)}, {text.affine(g.index.offset)})", g.node)
     text.line(f"if entry < 0 or entry >= {text.size(g.entries)}:")
     text.line("    put(status, 0, entry)")
-    text.line("    put(status, 1, 1)")
+    text.line(f"    put(status, 1, 1 + {text.size(g.entries)})")
     text.line("    continue" if opened else "    return")
     width = text.coefficient(g.width)
     text.line(f"for i0 in range(0, {width}, LANES):")

@@ -258,34 +258,6 @@ def absolute(typing: Any, x: Any) -> Any:
     return _llvm_function("fabs", 1)(typing, x)
 
 
-@intrinsic
-def copysign(typing: Any, x: Any, y: Any) -> Any:
-    """x with the sign bit of y."""
-    return _llvm_function("copysign", 2)(typing, x, y)
-
-
-@intrinsic
-def bits(typing: Any, x: Any) -> Any:
-    """The bit pattern of floats, as signed integers of their size."""
-    dtype = types.int32 if x.dtype == types.float32 else types.int64
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], vector_of(dtype))
-
-    return LanesType(dtype)(x), codegen
-
-
-@intrinsic
-def from_bits(typing: Any, x: Any) -> Any:
-    """The floats of which signed integers are the bit patterns."""
-    dtype = types.float32 if x.dtype == types.int32 else types.float64
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], vector_of(dtype))
-
-    return LanesType(dtype)(x), codegen
-
-
 def _converted(builder: Any, value: Any, source: Any, target: Any) -> Any:
     vector = vector_of(target)
     if source == target:
@@ -307,8 +279,10 @@ def _converted(builder: Any, value: Any, source: Any, target: Any) -> Any:
     return (builder.sext if is_signed(source) else builder.zext)(value, vector)
 
 
-def _conversion(dtype: Any) -> Any:
-    def typed(typing: Any, x: Any) -> Any:
+def _conversion(dtype: Any, name: str) -> Any:
+    """The function `name`: converted to a dtype, floats cut towards zero for integers; a number becomes sixteen."""
+
+    def convert(typing: Any, x: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             if not isinstance(x, LanesType):
                 return as_lanes(context, builder, args[0], x, dtype)
@@ -316,48 +290,15 @@ def _conversion(dtype: Any) -> Any:
 
         return LanesType(dtype)(x), codegen
 
-    return typed
+    convert.__name__ = convert.__qualname__ = name
+    return intrinsic(convert)
 
 
-@intrinsic
-def as_float32(typing: Any, x: Any) -> Any:
-    """Converted to float32, rounded to nearest; a number becomes sixteen."""
-    return _conversion(types.float32)(typing, x)
-
-
-@intrinsic
-def as_float64(typing: Any, x: Any) -> Any:
-    """Converted to float64; a number becomes sixteen."""
-    return _conversion(types.float64)(typing, x)
-
-
-@intrinsic
-def as_int32(typing: Any, x: Any) -> Any:
-    """Converted to int32, floats cut towards zero; a number becomes sixteen."""
-    return _conversion(types.int32)(typing, x)
-
-
-@intrinsic
-def as_int64(typing: Any, x: Any) -> Any:
-    """Converted to int64, floats cut towards zero; a number becomes sixteen."""
-    return _conversion(types.int64)(typing, x)
-
-
-@intrinsic
-def as_bool(typing: Any, x: Any) -> Any:
-    """Whether it is not zero; a number becomes sixteen."""
-    return _conversion(types.boolean)(typing, x)
-
-
-@intrinsic
-def count_from(typing: Any, start: Any) -> Any:
-    """The integers start, start + 1, ... start + 15."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        numbers = ir.Constant(vector_of(types.int64), list(range(LANES)))
-        return builder.add(splat(builder, args[0]), numbers)
-
-    return LanesType(types.int64)(types.int64), codegen
+as_float32 = _conversion(types.float32, "as_float32")
+as_float64 = _conversion(types.float64, "as_float64")
+as_int32 = _conversion(types.int32, "as_int32")
+as_int64 = _conversion(types.int64, "as_int64")
+as_bool = _conversion(types.boolean, "as_bool")
 
 
 @numba.njit(forceinline=True)

@@ -35,8 +35,6 @@ ELEMENTS = {
     types.float64: ir.DoubleType(),
     types.int32: ir.IntType(32),
     types.int64: ir.IntType(64),
-    types.uint32: ir.IntType(32),
-    types.uint64: ir.IntType(64),
     types.boolean: ir.IntType(1),
 }
 

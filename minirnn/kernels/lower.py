@@ -61,7 +61,7 @@ class Panels:
 
 
 class Lowering:
-    """Everything that is known while a step graph is lowered; `program` is the outcome."""
+    """A step graph on its way to a loop program, which `sections`, `arrays`, `buffers` and `swaps` are in the end."""
 
     def __init__(self, graph: StepGraph) -> None:
         self.graph = graph

@@ -22,6 +22,7 @@ import numpy as np
 from .. import config
 from ..autodiff import contraction
 from . import build, outline, threads
+from .build import library_function
 from .contract import aligned_empty, multiply, multiply_row, pack_pointers, sum_columns, sum_rows
 from .tile import PANEL_BYTES, address, move, size_of
 
@@ -35,7 +36,7 @@ _ADDITIONS_WORTH_THREADS = 1_000_000
 _FLOATS = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
 
 
-@build.library_function
+@library_function
 def _multiply_part(a: Any, b: Any, out: Any, scratch: Any, row: int, rows: int, column: int, columns: int) -> None:
     """Rows and columns of out (N, R, C) = a (N, R, K) times b (N, K, C); `scratch` takes the packed chunks."""
     size = size_of(address(a, 0))
@@ -71,7 +72,7 @@ def _multiply_part(a: Any, b: Any, out: Any, scratch: Any, row: int, rows: int, 
                     )  # fmt: skip
 
 
-@build.library_function
+@library_function
 def _sum_part(x: Any, out: Any, first: int, stop: int, column: int, columns: int) -> None:
     """Entries and columns of out (L, R): the sums over the middle axis of x (L, n, R)."""
     size = size_of(address(x, 0))

@@ -3,8 +3,8 @@
 Numba links the code of every function that a kernel calls into the kernel, and optimizes all of it
 again: with the product, that takes longer than the kernel itself.  So the larger functions stay
 outside.  A kernel finds their addresses in slots of memory whose symbols LLVM knows by name; that
-works for kernels from the disk cache, too.  `prepare` fills the slots that a kernel needs, and comes before the
-kernel runs.  A kernel that finds an empty slot raises RuntimeError.
+works for kernels from the disk cache, too.  `prepare` fills the slots that a kernel needs, and comes
+before the kernel runs.  A kernel that finds an empty slot raises RuntimeError.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from . import build
+from .build import library_function
 
 _outlined: list[_Outlined] = []
 _DTYPES = {"float32": types.float32, "float64": types.float64}
@@ -69,7 +70,7 @@ def outlined(arguments: str, label: str, used_by: str, returns: bool = False) ->
     """
 
     def decorate(function: Any) -> Any:
-        compiled = build.library_function(function)
+        compiled = library_function(function)
         if build.JIT_OFF:
             return compiled
         entry = _Outlined(compiled, arguments, returns, label, used_by)

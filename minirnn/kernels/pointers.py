@@ -8,43 +8,21 @@ from numba import types
 from numba.extending import intrinsic
 
 
-def _pointer_to(dtype: Any) -> Any:
-    """Makes an address, as an integer, a pointer to numbers."""
+def _pointer_to(dtype: Any, name: str) -> Any:
+    """The function `name`: an address, given as an integer, as a pointer to numbers of a dtype."""
 
-    def typed(typing: Any, number: Any) -> Any:
+    def point(typing: Any, address: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             return builder.inttoptr(args[0], context.get_value_type(types.CPointer(dtype)))
 
         return types.CPointer(dtype)(types.int64), codegen
 
-    return typed
+    point.__name__ = point.__qualname__ = name
+    return intrinsic(point)
 
 
-@intrinsic
-def float32_at(typing: Any, number: Any) -> Any:
-    """The float32 numbers at an address."""
-    return _pointer_to(types.float32)(typing, number)
-
-
-@intrinsic
-def float64_at(typing: Any, number: Any) -> Any:
-    """The float64 numbers at an address."""
-    return _pointer_to(types.float64)(typing, number)
-
-
-@intrinsic
-def int32_at(typing: Any, number: Any) -> Any:
-    """The int32 numbers at an address."""
-    return _pointer_to(types.int32)(typing, number)
-
-
-@intrinsic
-def int64_at(typing: Any, number: Any) -> Any:
-    """The int64 numbers at an address."""
-    return _pointer_to(types.int64)(typing, number)
-
-
-@intrinsic
-def bool_at(typing: Any, number: Any) -> Any:
-    """The bools at an address."""
-    return _pointer_to(types.boolean)(typing, number)
+float32_at = _pointer_to(types.float32, "float32_at")
+float64_at = _pointer_to(types.float64, "float64_at")
+int32_at = _pointer_to(types.int32, "int32_at")
+int64_at = _pointer_to(types.int64, "int64_at")
+bool_at = _pointer_to(types.boolean, "bool_at")

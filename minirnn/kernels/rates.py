@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from . import build, outline
+from . import outline
+from .build import library_function
 from .contract import aligned_empty, pack, packed_size, product
 from .tile import FMA_CHAINS, REGISTER_BYTES, address, fma_only
 
@@ -16,17 +17,17 @@ _SECONDS = 0.01  # of one measurement
 _REPEATS = 15
 
 
-@build.library_function
+@library_function
 def _only_fma(out: Any, times: int) -> None:
     fma_only(address(out, 0), times)
 
 
-@build.library_function
+@library_function
 def _pack_once(b: Any, panels: Any, inner: int, columns: int) -> None:
     pack(b, 0, columns, 1, inner, columns, panels, 0)
 
 
-@build.library_function
+@library_function
 def _products(a: Any, panels: Any, out: Any, rows: int, inner: int, columns: int, times: int) -> None:
     for turn in range(times):
         product(a, 0, inner, 1, panels, 0, out, 0, columns, rows, inner, columns, turn)

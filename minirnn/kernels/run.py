@@ -24,6 +24,7 @@ from ..stepgraph.graph import StepGraph
 from ..stepgraph.provenance import source_line
 from . import build, outline, threads
 from .arrays import forward_of
+from .build import library_function
 from .contract import aligned_empty, pack, packed_size
 from .emit import kernel_text
 from .heavy import lower
@@ -268,7 +269,7 @@ class Kernel:
         else:
             self._share(arguments, int(worth / _WORTH_A_THREAD), length, begin, direction, status)
         if self.lowering.checked and status[1]:
-            self._refuse(int(status[0]))
+            _refuse(int(status[0]), int(status[1]) - 1)
         if not graph.sums and self.plain:
             return [*final, *[arguments[number] for number in self.ys]]
         return [*final, *self._other_results(arguments, values, sequences, length)]
@@ -336,13 +337,6 @@ class Kernel:
 
         threads.run(run_part, list(zip(ends, ends[1:], strict=False)))
 
-    def _refuse(self, entry: int) -> None:
-        """An index outside of its table: said as NumPy's forward says it."""
-        node = next(n for n in self.graph.nodes if n.primitive.form == "gather")
-        entries = node.inputs[0].shape[0]
-        expected = f"0 .. {entries - 1}, as the axis has {entries} entries"
-        raise ShapeError("take: an index is out of range", got=entry, expected=expected)
-
     # random numbers, ys and sums ---------------------------------------------------------------------
     def _draw(self, values: dict[int, Any], sequences: list[Any], length: int) -> list[Any]:
         """The random numbers of every step."""
@@ -388,6 +382,12 @@ def _same(remembered: list[Any], given: list[Any]) -> bool:
     return True
 
 
+def _refuse(entry: int, entries: int) -> None:
+    """An index outside of its table: said as NumPy's forward says it."""
+    expected = f"0 .. {entries - 1}, as the axis has {entries} entries"
+    raise ShapeError("take: an index is out of range", got=entry, expected=expected)
+
+
 def _fitting(x: Any, inner: tuple[int, ...] | None) -> Any:
     """An x that the kernel can read: time and rows in any order, each row contiguous."""
     return x if inner is not None and x.strides[2:] == inner and x.flags.aligned else np.require(x, None, ["C", "A"])
@@ -411,7 +411,7 @@ def _packed(value: Any, panels: Panels) -> Any:
     return made.reshape(-1, size)[: len(value)] if entries or batch else made
 
 
-@build.library_function
+@library_function
 def _pack(source: Any, row: int, column: int, inner: int, width: int, panels: Any, at: int) -> None:
     pack(source, 0, row, column, inner, width, panels, at)
 

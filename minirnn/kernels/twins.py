@@ -82,19 +82,8 @@ def fma(x: Any, y: Any, z: Any) -> Any:
 
 sqrt = np.sqrt
 absolute = np.abs
-copysign = np.copysign
 maximum = np.maximum
 minimum = np.minimum
-
-
-def bits(x: Any) -> Any:
-    """The bit pattern of a float, as a signed integer."""
-    return x.view(np.int32 if x.dtype == np.float32 else np.int64)
-
-
-def from_bits(x: Any) -> Any:
-    """The float of a bit pattern."""
-    return x.view(np.float32 if x.dtype == np.int32 else np.float64)
 
 
 def as_float32(x: Any) -> Any:
@@ -120,8 +109,3 @@ def as_int64(x: Any) -> Any:
 def as_bool(x: Any) -> Any:
     """Whether it is not zero."""
     return np.bool_(x)
-
-
-def count_from(start: int) -> Any:
-    """The integer start."""
-    return np.int64(start)

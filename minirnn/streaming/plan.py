@@ -7,6 +7,7 @@ the first step to the last, and begin with what does not change over time.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,7 +44,7 @@ class Plan:
     outputs: list[int | None] = field(default_factory=list)
 
 
-class Walk:
+class Walk(abc.ABC):
     """Goes through the calls of a functional graph in order, and through those of models inside it."""
 
     def __init__(self) -> None:
@@ -67,9 +68,9 @@ class Walk:
             known.update(zip(map(id, node.outputs), results, strict=True))
         return [known[id(x)] for x in graph.outputs]
 
+    @abc.abstractmethod
     def visit(self, number: int, node: Node, args: Any, kwargs: Any) -> list[Any]:
         """The values of a node's outputs."""
-        raise NotImplementedError
 
 
 class Survey(Walk):

@@ -148,3 +148,16 @@ COMPILED = GRID if os.environ.get("MINIRNN_WHOLE_GRID") else SOME
 def test_a_part_of_the_containers_grid_compiled(choice: Choice) -> None:
     with mr.engine("cpu"):
         run_through(choice, SMALL)
+
+
+def test_an_index_outside_of_the_second_table_is_said_of_that_table() -> None:
+    short, long = np.zeros((3, 2)), np.zeros((8, 2))
+
+    def step(h: Any, i: Any) -> Any:
+        h = h + ops.take(short, i[:, 0], axis=0) + ops.take(long, i[:, 1], axis=0)
+        return h, h
+
+    ids = np.array([[[2, 7]], [[0, 8]]])
+    with pytest.raises(ShapeError, match="out of range") as refused:
+        mr.scan(step, np.zeros((1, 2)), ids, engine="cpu")
+    assert refused.value.got == 8 and "0 .. 7" in refused.value.expected

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minirnn import ops
+from minirnn import RecurrentContainer, ops
 from minirnn.kernels import contract, elementary, lanes
 from minirnn.kernels.heavy import lower
 from minirnn.kernels.program import Call, Nest, Write
 from minirnn.kernels.run import source
+from minirnn.layers import Concatenate, Dense, Input
 from minirnn.scan import step_graph
 from tests.stepgraph.steps import EXAMPLES, numbers
 from tests.stepgraph.test_graph import PASSES, graph_of
@@ -183,3 +184,25 @@ def test_the_count_notices_a_projection_in_the_loop() -> None:
     sections = lower(step_graph(step, numbers(3, 6), np.zeros((5, 3, 4)))).sections
     assert counts(sections["before"]) == {} and counts(sections["loop"])["Product"] == 1
     assert counts(sections["loop"]) != IN_THE_LOOP["simple_rnn", "forward"]
+
+
+# a container -------------------------------------------------------------------------------------
+def attending_container() -> RecurrentContainer:
+    """A state looks over four constant vectors at each step."""
+    x, memory, h = Input((3,)), Input((4, 5)), Input((6,))
+    query = Dense(5, use_bias=False)(h)
+    scores = ops.squeeze(ops.matmul(memory, ops.expand_dims(query, 2)), 2)
+    context = ops.squeeze(ops.matmul(ops.expand_dims(ops.softmax(scores), 1), memory), 1)
+    new = Dense(6, activation="tanh")(Concatenate()([x, context, h]))
+    container = RecurrentContainer(
+        sequence_inputs=x, constant_inputs=memory, state_inputs=h, state_outputs=new, sequence_outputs=context
+    )
+    container(sequences=np.ones((2, 7, 3)), constants=np.ones((2, 4, 5)), states=np.zeros((2, 6)))
+    return container
+
+
+@both_passes
+def test_the_printed_kernel_of_a_container(pass_: str, golden: Golden) -> None:
+    text = attending_container().source(pass_)
+    check_names(text)
+    golden(f"kernel-container-{pass_}.py.txt", text)
