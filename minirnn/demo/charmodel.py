@@ -14,7 +14,7 @@ from ..errors import ArgumentError, FormatError
 from ..layers.core import Dense, Embedding
 from ..layers.functional import Input
 from ..layers.initializers import RandomNormal
-from ..layers.recurrent import LSTM
+from ..layers.standard import LSTM
 from ..models import Sequential, load_model
 from ..training.losses import SparseCategoricalCrossentropy
 from ..training.optimizers import Adam

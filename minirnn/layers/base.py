@@ -15,18 +15,11 @@ import numpy as np
 from .. import config
 from ..autodiff import trees
 from ..autodiff.tensor import Tensor, Variable, unrecorded
-from ..errors import ArgumentError, DtypeError, MinirnnError, ShapeError
+from ..errors import ArgumentError, DtypeError, ShapeError
 from ..stepgraph.trace import SETTINGS
 from . import constraints, initializers, registry, regularizers
 from .masks import attach_masks, masks_of
-
-# Keys that Keras 2 or 3 writes into configurations and that have no meaning here.
-LEGACY_KEYS = frozenset({
-    "batch_shape", "build_config", "input_dim", "input_length", "input_spec", "module", "quantization_config",
-    "registered_name", "use_cudnn",
-})  # fmt: skip
-# Keys of Keras that mean something, unless they are None.
-_MUST_BE_NONE = ("activity_regularizer", "noise_shape", "seed")
+from .ragged import Ragged
 
 # What needs no looking into: arrays, and what a call takes besides them.
 _ARRAYS = frozenset({Tensor, Variable, np.ndarray})
@@ -216,6 +209,8 @@ class Layer:
         return self._cast(x) if type(x) in _PLAIN else trees.map(self._cast, x)
 
     def _cast(self, x: Any) -> Any:
+        if isinstance(x, Ragged):
+            return x.tensor(self.dtype, self.batch_axis)
         if isinstance(x, np.ndarray):
             return Tensor(x, self.dtype if x.dtype.kind == "f" else None)
         if isinstance(x, Tensor) and x.dtype.kind == "f" and x.dtype is not DTYPES.get(self.dtype):
@@ -378,19 +373,7 @@ class Layer:
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Any:
         """A new layer from what `get_config` returned; unknown keys raise, known ones of Keras are passed over."""
         with registry.custom_object_scope(custom_objects):
-            accepted = inspect.signature(cls.__init__).parameters
-            ignored = {*LEGACY_KEYS, *(key for key in _MUST_BE_NONE if config.get(key) is None)} - set(accepted)
-            kept = {key: value for key, value in config.items() if key not in ignored}
-            try:
-                return cls(**kept)
-            except MinirnnError:
-                raise
-            except TypeError as error:
-                raise ArgumentError(
-                    f"{cls.__name__} cannot be made from its configuration: {error}",
-                    got=", ".join(kept),
-                    fix="a layer with arguments of its own needs a get_config that returns them",
-                ) from error
+            return registry.made_from(cls, config)
 
 
 Layer._call_face = face_of(Layer.call)

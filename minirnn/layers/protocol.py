@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
+
 from ..autodiff import trees
-from ..errors import ArgumentError
-from .base import Layer, face_of
-from .states import as_states, checked_states, output_shapes, state_shapes, zero_states
+from ..errors import ArgumentError, DtypeError, ShapeError
+from .base import Layer, face_of, shape_text
+from .states import as_states, checked_states, is_shape, output_shapes, state_shapes, zero_states
+
+_RESULT = "what its call() returned"
 
 
 class CellFace:
@@ -31,15 +36,21 @@ class CellFace:
             if not hasattr(cell, name):
                 raise ArgumentError(f"{label}: a cell needs {kind}", got=f"{type(cell).__name__} without `{name}`")
         self.cell, self.label = cell, label
-        self.shapes = state_shapes(cell.state_size)
-        self._form = trees.flatten(self.shapes)[1]
-        self._count = len(trees.flatten(self.shapes)[0])
+        self._look_at_states()
         face = face_of(cell.call)
         self._takes_training = face.accepts("training")
-        self.takes_constants = face.accepts("constants")
+        # A cell made of others says so itself.
+        self.takes_constants: bool = getattr(cell, "takes_constants", face.accepts("constants"))
+        parameter = inspect.signature(cell.call).parameters.get("constants")
+        self._needs_constants = parameter is not None and parameter.default is parameter.empty
         maker = getattr(cell, "get_initial_state", None)
         self._maker_face = None if maker is None else face_of(maker)
         self._built = False
+
+    def _look_at_states(self) -> None:
+        self.shapes = state_shapes(self.cell.state_size)
+        leaves, self._form = trees.flatten(self.shapes)
+        self._count = len(leaves)
 
     @property
     def state_count(self) -> int:
@@ -48,15 +59,19 @@ class CellFace:
 
     @property
     def declared_output(self) -> Any:
-        """The shapes of the output as the cell's `output_size` has them, None if it has none."""
+        """The shapes of the output as the cell's `output_size` has them, None if they are not known from it.
+
+        Several numbers in a plain tuple may be a shape, or one output each as in Keras 2.
+        """
         size = getattr(self.cell, "output_size", None)
-        return None if size is None else output_shapes(size)
+        is_either = type(size) is tuple and is_shape(size) and len(size) > 1
+        return None if size is None or is_either else output_shapes(size)
 
     @property
     def output(self) -> Any:
         """The shapes of the output without the batch: declared, or those of the first state."""
-        declared = self.declared_output
-        return declared if declared is not None else trees.flatten(self.shapes)[0][0]
+        size = getattr(self.cell, "output_size", None)
+        return trees.flatten(self.shapes)[0][0] if size is None else output_shapes(size)
 
     def build(self, step_shape: Any) -> None:
         """Let the cell make its weights for inputs of one step."""
@@ -65,6 +80,7 @@ class CellFace:
         elif hasattr(self.cell, "build") and not self._built:
             self.cell.build(step_shape)
         self._built = True
+        self._look_at_states()  # a cell may know their sizes only now
 
     def members(self) -> Iterator[Any]:
         """What a plain class keeps its Variables in; a Layer is searched by itself."""
@@ -75,7 +91,8 @@ class CellFace:
     def begins_with_zeros(self) -> bool:
         """Whether the cell's initial states are known to be zeros, whatever the inputs are."""
         maker = getattr(self.cell, "get_initial_state", None)
-        return maker is None or getattr(maker, "makes_zeros", False)
+        known: bool | None = getattr(self.cell, "begins_with_zeros", None)  # of a cell made of others
+        return known if known is not None else maker is None or getattr(maker, "makes_zeros", False)
 
     def initial_states(self, inputs: Any, batch: int, dtype: str) -> Any:
         """The cell's own initial states, or zeros."""
@@ -83,14 +100,15 @@ class CellFace:
             return zero_states(self.shapes, batch, dtype)
         offered = {"inputs": inputs, "batch_size": batch, "dtype": dtype}
         taken = {name: value for name, value in offered.items() if self._maker_face.accepts(name)}
-        states = self.cell.get_initial_state(**taken)
+        make = self.cell.get_initial_state
+        states = make(**taken) if taken or self._maker_face.first is None else make(batch)
         return as_states(checked_states(states, self.shapes, batch, self.label, "get_initial_state:"), dtype)
 
     def check_constants(self, constants: Any) -> None:
         """ArgumentError if there are constants and the cell takes none."""
         if constants is not None and not self.takes_constants:
             raise ArgumentError(
-                f"{self.label}: RNN cell {type(self.cell).__name__} does not support constants.",
+                f"{self.label}: RNN cell {self.cell_name} does not support constants.",
                 fix="give its call an argument `constants`",
             )
 
@@ -99,8 +117,19 @@ class CellFace:
         options: dict[str, Any] = {"training": training} if self._takes_training else {}
         if constants is not None:
             options["constants"] = constants
+        elif self._needs_constants:
+            raise ArgumentError(
+                f"{self.label}: its cell {self.cell_name} needs constants",
+                got="a call without",
+                fix="layer(x, constants=[...]), or a default for the argument `constants` of the cell's call",
+            )
         run = self.cell if isinstance(self.cell, Layer) else self.cell.call
-        result = run(inputs, states, **options)
+        try:
+            result = run(inputs, states, **options)
+        except (ShapeError, DtypeError) as error:
+            if error.where is not None:  # a cell inside this one has been named
+                raise
+            raise self._failed(error, inputs, states) from error
         if not isinstance(result, (tuple, list)) or len(result) != 2:
             raise ArgumentError(
                 f"{self.label}: a cell's call must return two things", got=repr(result), expected="(output, new_states)"
@@ -112,7 +141,55 @@ class CellFace:
                 got=len(leaves),
                 expected=self._count,
             )
+        self._check_results(result[0], leaves, trees.flatten(states)[0])
         return result[0], trees.unflatten(self._form, leaves)
+
+    @property
+    def cell_name(self) -> str:
+        """How errors call the cell."""
+        return self.cell.label if isinstance(self.cell, Layer) else type(self.cell).__name__
+
+    def _failed(self, error: ShapeError | DtypeError, inputs: Any, states: Any) -> ShapeError | DtypeError:
+        shown = [", ".join(_kind(leaf) for leaf in trees.flatten(x)[0]) for x in (inputs, states)]
+        return type(error)(
+            f"{self.label}: its cell {self.cell_name} fails in a step: {error.what}",
+            got=error.got,
+            expected=error.expected,
+            where=f"a step with input {shown[0]} and states {shown[1]}",
+            fix=error.fix or "state_size has to say the sizes of the states that call() works with",
+        )
+
+    def _check_results(self, output: Any, states: list[Any], before: list[Any]) -> None:
+        """ShapeError or DtypeError unless the states are of the kind that they were, and the output as declared."""
+        for number, (new, old) in enumerate(zip(states, before, strict=True)):
+            if not hasattr(new, "dtype") or (new.shape == old.shape and new.dtype == old.dtype):
+                continue
+            raise (DtypeError if new.shape == old.shape else ShapeError)(
+                f"{self.label}: its cell {self.cell_name} returned state {number} unlike the one in its state_size",
+                got=_kind(new),
+                expected=_kind(old),
+                where=_RESULT,
+            )
+        declared = self.declared_output
+        if declared is None or not before:
+            return
+        wanted, found = trees.flatten(declared)[0], trees.flatten(output)[0]
+        shapes = [tuple(getattr(leaf, "shape", ())) for leaf in found]
+        if [len(shape) for shape in shapes] != [1 + len(sizes) for sizes in wanted] or any(
+            n not in (None, got)
+            for sizes, shape in zip(wanted, shapes, strict=True)
+            for n, got in zip(sizes, shape[1:], strict=True)
+        ):
+            raise ShapeError(
+                f"{self.label}: its cell {self.cell_name} returned an output unlike its output_size",
+                got=", ".join(shape_text(shape, ("batch",)) for shape in shapes),
+                expected=", ".join(shape_text((before[0].shape[0], *sizes), ("batch",)) for sizes in wanted),
+                where=_RESULT,
+            )
+
+
+def _kind(x: Any) -> str:
+    return f"{shape_text(tuple(np.shape(x)), ('batch',))} {getattr(x, 'dtype', type(x).__name__)}"
 
 
 def members_of(faces: Iterable[CellFace]) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""RNN: any cell run over time by `scan`, and SimpleRNN, GRU and LSTM on top of it."""
+"""RNN: any cell run over time by `scan`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import numpy as np
 from .. import config
 from ..autodiff import ops, trees
 from ..autodiff.tensor import Tensor
-from ..autodiff.trace import abstract, eval_shapes, is_tracing
-from ..errors import ArgumentError, ShapeError
+from ..autodiff.trace import eval_shapes, is_tracing
+from ..errors import ArgumentError, TraceError
 from ..scan import scan, scan_source
 from . import registry
-from .base import Layer, is_training, shape_text
-from .cells import GRUCell, LSTMCell, RecurrentCell, SimpleRNNCell, StackedRNNCells
+from .base import Layer, is_training, units_of
 from .masks import masks_of
 from .protocol import CellFace
 from .repeats import Repeat, Repeats, swap_time
-from .states import HeldStates, Stateful, checked_states, map_shapes, zero_states
+from .sequences import SequenceForm, first_mask, split_call
+from .stacked import StackedRNNCells
+from .states import HeldStates, Stateful, as_floats, checked_states, zero_states
 
 _OPTIONS = (
     "return_sequences", "return_state", "go_backwards", "stateful", "unroll", "time_major", "zero_output_for_mask",
@@ -40,8 +41,11 @@ class RNN(Stateful, Layer):
     valid one; zeros wherever masked with `zero_output_for_mask` and `return_sequences`).  `stateful` begins
     each call with the states that the last one ended with, until `reset_states`.  `unroll` runs the
     steps one by one in Python, `time_major` takes and gives (T, B, ...), `checkpoint=k` keeps only every
-    k-th state for the backward pass.
+    k-th state for the backward pass.  `num_constants` says how many constants a flat call
+    [inputs, *states, *constants] ends with; otherwise the first call with `constants` does.
 
+    >>> import numpy as np
+    >>> from minirnn.layers import LSTMCell
     >>> layer = RNN(LSTMCell(4), return_sequences=True, return_state=True)
     >>> y, h, c = layer(np.ones((2, 5, 3)))
     >>> y.shape, h.shape, c.shape
@@ -49,7 +53,7 @@ class RNN(Stateful, Layer):
     """
 
     supports_masking = True
-    __untraced__ = Layer.__untraced__ | {"_held", "_repeats", "_feature_shapes", "_input_form"}
+    __untraced__ = Layer.__untraced__ | {"_held", "_repeats", "_form", "_num_constants"}
     # The rank of the input that the layer takes; None for any from 3 on.
     input_rank: ClassVar[int | None] = None
 
@@ -64,10 +68,11 @@ class RNN(Stateful, Layer):
         time_major: bool = False,
         zero_output_for_mask: bool = False,
         checkpoint: int | None = None,
+        num_constants: int | None = None,
         **options: Any,
     ) -> None:
         if isinstance(cell, (list, tuple)):
-            cell = StackedRNNCells(cell)
+            cell = StackedRNNCells(cell, dtype=options.get("dtype"))
         if options.get("dtype") is None:
             options["dtype"] = getattr(cell, "dtype", None)
         super().__init__(**options)
@@ -76,11 +81,12 @@ class RNN(Stateful, Layer):
         self.return_sequences, self.return_state = bool(return_sequences), bool(return_state)
         self.go_backwards, self.stateful = bool(go_backwards), bool(stateful)
         self.unroll, self.time_major = bool(unroll), bool(time_major)
-        self.zero_output_for_mask, self.checkpoint = bool(zero_output_for_mask), checkpoint
+        self.zero_output_for_mask = bool(zero_output_for_mask)
+        self.checkpoint = None if checkpoint is None else units_of(checkpoint, self.label, "checkpoint")
         self.batch_axis = 1 if self.time_major else 0
         self._held = HeldStates(self._face.shapes, self.dtype, self.label)
-        self._feature_shapes: Any = None
-        self._input_form: Any = None
+        self._form = SequenceForm(self.label, self.time_major, self.input_rank)
+        self._num_constants = units_of(num_constants, self.label, "num_constants") if num_constants else 0
         self._repeats = Repeats()
 
     def _members(self) -> Iterator[Any]:
@@ -96,153 +102,87 @@ class RNN(Stateful, Layer):
         lengths: Any = None,
         initial_state: Any = None,
         constants: Any = None,
+        reset_mask: Any = None,
         training: Any = None,
     ) -> Any:
         """Run over `inputs`, or over the first of a list [inputs, *states, *constants].
 
         mask: (B, T), True where a step counts; lengths: (B,) integers, the numbers of leading steps that
-        count; initial_state: one array per state, (B, ...); constants: arrays that the cell gets at every step.
+        count; initial_state: one array per state, (B, ...); constants: arrays that the cell gets at every
+        step; reset_mask: (B, T), True where a row goes back to the states that the call began with, before
+        it reads that step.  Each row is then as if a new call began there, with the same initial states; a
+        reset at a masked step counts, too.
         """
-        if mask is lengths is initial_state is constants is None and (training is None or training is is_training()):
+        is_bare = mask is lengths is initial_state is constants is reset_mask is None
+        if is_bare and (training is None or training is is_training()):
             before = self._repeats.find(inputs, self.dtype)
             outputs = None if before is None else before(self, inputs)
             if outputs is not None:
                 return outputs
         if type(inputs) is list:
-            inputs, initial_state, constants = self._split_call(inputs, initial_state, constants)
-        constants = [constants] if constants is not None and not isinstance(constants, (list, tuple)) else constants
-        self._face.check_constants(constants)
+            counts = self._face.state_count, self._num_constants
+            inputs, initial_state, constants = split_call(inputs, initial_state, constants, *counts, self.label)
+        if constants is not None:
+            constants = list(constants) if isinstance(constants, (list, tuple)) else [constants]
+            self._face.check_constants(constants)
         options = {
             "mask": mask, "lengths": lengths, "initial_state": initial_state, "constants": constants,
-            "training": training,
+            "reset_mask": reset_mask, "training": training,
         }  # fmt: skip
-        return super().__call__(inputs, **{name: value for name, value in options.items() if value is not None})
+        if not self.built:
+            self._check_first_call(inputs, options)
+        result = super().__call__(inputs, **{name: value for name, value in options.items() if value is not None})
+        if constants is not None:
+            self._num_constants = len(constants)
+        return result
 
-    def _split_call(self, items: list[Any], initial_state: Any, constants: Any) -> tuple[Any, Any, Any]:
-        if len(items) == 1:
-            return items[0], initial_state, constants
-        count = self._face.state_count
-        if not items or initial_state is not None or (constants is not None and len(items) > 1 + count):
-            raise ArgumentError(
-                f"{self.label}: a list is the call [inputs, *states, *constants]",
-                got=f"a list of {len(items)}" + (" and initial_state" if initial_state is not None else ""),
-                expected=f"1 input and {count} states",
-            )
-        rest = items[1 + count :]
-        return items[0], items[1 : 1 + count], rest if rest else constants
+    def _check_first_call(self, inputs: Any, options: dict[str, Any]) -> None:
+        """Find what is wrong with a call before the weights are made, as far as it can be seen from arrays."""
+        leaves = trees.flatten(inputs)[0]
+        if any(hasattr(leaf, "__functional_call__") for leaf in [*leaves, *trees.flatten(options)[0]]):
+            return
+        if not leaves or not all(isinstance(leaf, (Tensor, np.ndarray)) for leaf in leaves):
+            return
+        batch, time = self._form.batch_and_time(inputs)
+        self._mask_for(inputs, dict(options))
+        if options["reset_mask"] is not None:
+            self._form.checked_mask(options["reset_mask"], (batch, time), "reset_mask")
+        if not any(n is None for shape in trees.flatten(self._face.shapes)[0] for n in shape):
+            self._given_states(inputs, batch, options["initial_state"])
 
     def _mask_for(self, inputs: Any, kwargs: dict[str, Any]) -> Any:
-        batch, time = self._batch_and_time(inputs)
+        sizes = self._form.batch_and_time(inputs)
         given = kwargs.get("mask")
-        masks = trees.flatten(masks_of(inputs) if given is None else given)[0]
-        mask = self._checked_mask(masks[0], batch, time) if masks else None
+        mask = first_mask(masks_of(inputs) if given is None else given)
+        mask = None if mask is None else self._form.checked_mask(mask, sizes)
         lengths = kwargs.pop("lengths", None)
         if lengths is None:
             return mask
-        by_length = self._mask_from(lengths, batch, time)
+        by_length = self._form.mask_of_lengths(lengths, sizes)
         return by_length if mask is None else ops.logical_and(mask, by_length)
 
-    def _checked_mask(self, mask: Any, batch: int, time: int) -> Any:
-        sizes = (time, batch) if self.time_major else (batch, time)
-        if tuple(mask.shape) == (*sizes, 1):
-            mask = ops.reshape(mask, sizes)
-        if tuple(mask.shape) != sizes:
-            raise ShapeError(
-                f"{self.label}: the mask does not fit the input",
-                got=shape_text(mask.shape, self._axes),
-                expected=shape_text(sizes, self._axes),
-            )
-        return mask if mask.dtype == bool else ops.not_equal(mask, 0)
-
-    def _mask_from(self, lengths: Any, batch: int, time: int) -> Any:
-        lengths = lengths if isinstance(lengths, Tensor) else Tensor(np.asarray(lengths))
-        if lengths.shape != (batch,) or lengths.dtype.kind not in "iu":
-            raise ShapeError(
-                f"{self.label}: lengths",
-                got=f"{lengths.dtype} of shape {lengths.shape}",
-                expected=f"one integer for each of the {batch} rows",
-            )
-        if not lengths.is_abstract and lengths.size and not 0 <= lengths.numpy().min() <= lengths.numpy().max() <= time:
-            raise ArgumentError(f"{self.label}: lengths", got=lengths.numpy().tolist(), expected=f"0 to {time} steps")
-        steps = ops.arange(time)
-        if self.time_major:
-            return ops.less(ops.expand_dims(steps, 1), ops.expand_dims(lengths, 0))
-        return ops.less(ops.expand_dims(steps, 0), ops.expand_dims(lengths, 1))
-
-    @property
-    def _axes(self) -> tuple[str, str]:
-        return ("time", "batch") if self.time_major else ("batch", "time")
-
     def build(self, input_shape: Any) -> None:
-        if self._feature_shapes is not None:
-            return
-        shapes: list[Any] = []
-        map_shapes(lambda shape: shapes.append(self._checked_rank(shape)), input_shape)
-        if not shapes:
-            raise ShapeError(f"{self.label}: it was given no input")
-        if self.unroll and any(shape[1 - self.batch_axis] is None for shape in shapes):
-            raise ShapeError(
-                f"{self.label}: Cannot unroll a RNN if the time dimension is undefined.",
-                got=shape_text(shapes[0], self._axes),
-                fix="give Input the number of time steps, or leave out unroll=True",
-            )
-        batch = shapes[0][self.batch_axis]
-        self._face.build(map_shapes(lambda shape: (batch, *shape[2:]), input_shape))
-        self._held.fixed_batch = batch
-        self._feature_shapes = [shape[2:] for shape in shapes]
-        self._input_form = trees.flatten(map_shapes(len, input_shape))[1]
-
-    def _checked_rank(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        rank = self.input_rank
-        if len(shape) < 3 or rank not in (None, len(shape)):
-            raise ShapeError(
-                f"{self.label}: input is incompatible with the layer: expected ndim={rank or '3 or more'}, found "
-                f"ndim={len(shape)}. Full shape received: {shape}",
-                expected=f"({', '.join(self._axes)}, features{'' if rank else ', ...'})",
-                fix="one sequence is a batch of one: x[None]" if len(shape) == 2 else None,
-            )
-        return shape
-
-    def _batch_and_time(self, inputs: Any) -> tuple[int, int]:
-        """The sizes of the first two axes; ShapeError unless all inputs fit each other and the built cell."""
-        leaves = trees.flatten(inputs)[0]
-        if not leaves or not all(isinstance(leaf, Tensor) for leaf in leaves):
-            raise ShapeError(f"{self.label}: input", got=repr(inputs), expected="an array (batch, time, features)")
-        if len(leaves) != len(self._feature_shapes):
-            raise ShapeError(f"{self.label}: inputs", got=f"{len(leaves)} arrays", expected=len(self._feature_shapes))
-        for leaf, features in zip(leaves, self._feature_shapes, strict=True):
-            self._checked_rank(leaf.shape)
-            if len(leaf.shape) != 2 + len(features) or any(
-                b not in (None, a) for a, b in zip(leaf.shape[2:], features, strict=True)
-            ):
-                raise ShapeError(self._features_message(leaf.shape, features))
-            if leaf.shape[:2] != leaves[0].shape[:2]:
-                raise ShapeError(
-                    f"{self.label}: inputs differ in batch size or number of time steps",
-                    got=" and ".join(shape_text(x.shape, self._axes) for x in leaves),
-                )
-        sizes = leaves[0].shape
-        return sizes[self.batch_axis], sizes[1 - self.batch_axis]
-
-    def _features_message(self, shape: tuple[int, ...], features: tuple[int | None, ...]) -> str:
-        if len(features) == 1:
-            got = f"input has {shape[-1]} features on its last axis (shape {shape_text(shape, self._axes)})"
-            order = "This layer is time-major: was it (batch, time, features)?"
-            if not self.time_major:
-                order = "Layers are batch-first: was this (time, batch, features)?"
-            return f"{self.label}: {got} but its kernel was built for {features[0]}. {order}"
-        got = f"input of shape {shape_text(shape, self._axes)}"
-        return f"{self.label}: {got} but the cell was built for steps of {features}"
+        if self._form.features is None:
+            step_shape, batch = self._form.of_one_step(input_shape, self.unroll)
+            self._face.build(step_shape)
+            self._form.remember(input_shape)
+            self._held.shapes, self._held.fixed_batch = self._face.shapes, batch
 
     def call(
-        self, inputs: Any, mask: Any = None, initial_state: Any = None, constants: Any = None, training: Any = False
+        self,
+        inputs: Any,
+        mask: Any = None,
+        initial_state: Any = None,
+        constants: Any = None,
+        reset_mask: Any = None,
+        training: Any = False,
     ) -> Any:
         """The outputs (and states) for (B, T, ...); see the class."""
-        batch, _ = self._batch_and_time(inputs)
-        states = self._first_states(inputs, batch, initial_state)
-        xs = inputs if self.time_major else trees.map(swap_time, inputs)
-        mask = mask if mask is None or self.time_major else swap_time(mask)
-        step, blank = self._step(xs, states, constants, training, batch)
+        sizes = self._form.batch_and_time(inputs)
+        resets = None if reset_mask is None else self._form.checked_mask(reset_mask, sizes, "reset_mask")
+        states = self._first_states(inputs, sizes[0], initial_state)
+        xs, mask, resets = trees.map(self._time_first, (inputs, mask, resets))
+        step, blank = self._step(xs, states, constants, training, sizes[0])
         carry, ys = scan(
             step,
             states if blank is None else (states, blank),
@@ -251,11 +191,16 @@ class RNN(Stateful, Layer):
             mask=mask,
             engine="reference" if self.unroll else None,
             checkpoint=self.checkpoint,
+            reset=resets,
         )
-        if mask is initial_state is constants is None and training is is_training() and self._is_repeatable(inputs):
-            self._repeats.keep(inputs, Repeat(self, step, states, blank, xs))
-        states, outputs = (carry, ys) if blank is None else carry
-        return self._finish(states, outputs, mask)
+        if mask is initial_state is constants is resets is None and training is is_training():
+            if self._is_repeatable(inputs):
+                self._repeats.keep(inputs, Repeat(self, step, states, blank, xs))
+        final, outputs = (carry, ys) if blank is None else carry
+        return self._finish(final, outputs, mask)
+
+    def _time_first(self, sequence: Any) -> Any:
+        return sequence if self.time_major else swap_time(sequence)
 
     def _step(self, xs: Any, states: Any, constants: Any, training: Any, batch: int) -> tuple[Any, Any]:
         """The step that is run over time, and where it carries the output along, what that is before the first step."""
@@ -273,7 +218,17 @@ class RNN(Stateful, Layer):
         if self.return_sequences:
             return step, None
         # A carry that begins with zeros and is held in masked steps ends as the last valid output.
-        return step_to_last, self._blank_output(xs, states, constants, training, batch)
+        declared = face.declared_output
+        if declared is not None:
+            return step_to_last, zero_states(declared, batch, self.dtype)
+        first = trees.map(lambda x: ops.zeros(x.shape[1:], x.dtype), xs)
+        try:
+            outputs = eval_shapes(lambda x, s: face(x, s, constants, training)[0], first, states)
+        except TraceError:  # the cell looks at values, as it may where steps are not traced
+            empty = trees.map(lambda x: ops.zeros((0, *x.shape[1:]), x.dtype), xs)
+            _, no_outputs = scan(step, states, empty, engine="reference")
+            return step_to_last, trees.map(lambda ys: ops.zeros(ys.shape[1:], ys.dtype), no_outputs)
+        return step_to_last, trees.map(lambda y: ops.zeros(y.shape, y.dtype), outputs)
 
     def _finish(self, states: Any, outputs: Any, mask: Any) -> Any:
         """What the layer returns for the results of the scan; a stateful layer keeps the states."""
@@ -289,16 +244,12 @@ class RNN(Stateful, Layer):
         For inputs without mask; sizes that the layer does not know are taken for others than 1.  Raises
         ArgumentError before the layer is built.
         """
-        if self._feature_shapes is None:
+        if self._form.features is None:
             raise ArgumentError(f"{self.label}: source", got="a layer without weights", fix="call or build it first")
         steps, batch = 3, 2
-
-        def sequences(*sizes: int) -> Any:
-            shapes = [(*sizes, *(7 if n is None else n for n in shape)) for shape in self._feature_shapes]
-            return trees.unflatten(self._input_form, [abstract(shape, self.dtype) for shape in shapes])
-
-        xs = sequences(steps, batch)
-        states = self.get_initial_state(batch, xs if self.time_major else sequences(batch, steps))
+        xs = self._form.examples((steps, batch), self.dtype)
+        inputs = xs if self.time_major else self._form.examples((batch, steps), self.dtype)
+        states = self.get_initial_state(batch, inputs)
         step, blank = self._step(xs, states, None, False, batch)
         return scan_source(step, states if blank is None else (states, blank), xs, pass_)
 
@@ -309,22 +260,20 @@ class RNN(Stateful, Layer):
         is_one_run = not self.unroll and self.checkpoint is None and config.current_engine() != "reference"
         return is_ours and is_plain and is_one_run
 
-    def _first_states(self, inputs: Any, batch: int, initial_state: Any) -> Any:
-        if initial_state is not None:
-            return checked_states(initial_state, self._face.shapes, batch, self.label)
-        if self.stateful and not trees.flatten(inputs)[0][0].is_abstract:
-            held = self._held.begin(batch)
-            if held is not None:
-                return held
-        return self._face.initial_states(inputs, batch, self.dtype)
+    def _given_states(self, inputs: Any, batch: int, initial_state: Any) -> Any:
+        """The states that a call was given or that the layer holds, None without them; raises if they don't fit."""
+        # A call on shapes alone looks at nothing that a call before it left.
+        is_abstract = getattr(trees.flatten(inputs)[0][0], "is_abstract", False)
+        held = self._held.begin(batch) if self.stateful and not is_abstract else None
+        if initial_state is None:
+            return held
+        return checked_states(initial_state, self._face.shapes, batch, self.label)
 
-    def _blank_output(self, xs: Any, states: Any, constants: Any, training: Any, batch: int) -> Any:
-        declared = self._face.declared_output
-        if declared is not None:
-            return zero_states(declared, batch, self.dtype)
-        first = trees.map(lambda x: ops.zeros((batch, *x.shape[2:]), x.dtype), xs)
-        outputs = eval_shapes(lambda x, s: self._face(x, s, constants, training)[0], first, states)
-        return trees.map(lambda y: ops.zeros(y.shape, y.dtype), outputs)
+    def _first_states(self, inputs: Any, batch: int, initial_state: Any) -> Any:
+        states = self._given_states(inputs, batch, initial_state)
+        if states is None:
+            return self._face.initial_states(inputs, batch, self.dtype)
+        return as_floats(states, self.dtype) if self._face.begins_with_zeros else states
 
     def _arranged(self, ys: Any, mask: Any) -> Any:
         """Outputs (T, B, ...) as the layer returns them: masked, in processing order, batch first."""
@@ -355,6 +304,8 @@ class RNN(Stateful, Layer):
     # Configuration ---------------------------------------------------------------------------------
     def get_config(self) -> dict[str, Any]:
         options = {name: getattr(self, name) for name in _OPTIONS}
+        if self._num_constants:
+            options["num_constants"] = self._num_constants
         return {**super().get_config(), **options, "cell": registry.serialize(self.cell)}
 
     @classmethod
@@ -362,86 +313,3 @@ class RNN(Stateful, Layer):
         if "cell" in config:
             config = {**config, "cell": registry.deserialize(config["cell"], "layer", custom_objects)}
         return super().from_config(config, custom_objects)
-
-
-class _BuiltIn(RNN):
-    """An RNN over one of the built-in cells, configured by the cell's options."""
-
-    input_rank = 3
-    cell_class: ClassVar[type[RecurrentCell]]
-
-    def __init__(self, units: int, **options: Any) -> None:
-        own = {name: options.pop(name) for name in self.cell_class.option_names if name in options}
-        name, dtype = options.get("name"), options.get("dtype")
-        super().__init__(self.cell_class(units, dtype=dtype, name=name or type(self).__name__, **own), **options)
-
-    @property
-    def units(self) -> int:
-        """The size of the output and of each state."""
-        return int(self.cell.units)
-
-    def get_config(self) -> dict[str, Any]:
-        cell = self.cell.get_config()
-        config = {key: value for key, value in super().get_config().items() if key != "cell"}
-        return {**config, **{name: cell[name] for name in self.cell_class.option_names}}
-
-
-@registry.register(kind="layer")
-class SimpleRNN(_BuiltIn):
-    """`h = activation(x @ kernel + bias + h @ recurrent_kernel)` over time; options of SimpleRNNCell and of RNN.
-
-    >>> SimpleRNN(4, return_sequences=True)(np.ones((2, 5, 3))).shape
-    (2, 5, 4)
-    """
-
-    cell_class = SimpleRNNCell
-
-    def __init__(self, units: int, activation: Any = "tanh", use_bias: bool = True, **options: Any) -> None:
-        super().__init__(units, activation=activation, use_bias=use_bias, **options)
-
-
-@registry.register(kind="layer")
-class GRU(_BuiltIn):
-    """Gated recurrent units over time; options of GRUCell and of RNN.
-
-    >>> GRU(4, reset_after=False)(np.ones((2, 5, 3))).shape
-    (2, 4)
-    """
-
-    cell_class = GRUCell
-
-    def __init__(
-        self,
-        units: int,
-        activation: Any = "tanh",
-        recurrent_activation: Any = "sigmoid",
-        use_bias: bool = True,
-        **options: Any,
-    ) -> None:
-        super().__init__(
-            units, activation=activation, recurrent_activation=recurrent_activation, use_bias=use_bias, **options
-        )
-
-
-@registry.register(kind="layer")
-class LSTM(_BuiltIn):
-    """Long short-term memory over time; options of LSTMCell and of RNN.
-
-    >>> y, h, c = LSTM(4, return_state=True)(np.ones((2, 5, 3)))
-    >>> y.shape, c.shape
-    ((2, 4), (2, 4))
-    """
-
-    cell_class = LSTMCell
-
-    def __init__(
-        self,
-        units: int,
-        activation: Any = "tanh",
-        recurrent_activation: Any = "sigmoid",
-        use_bias: bool = True,
-        **options: Any,
-    ) -> None:
-        super().__init__(
-            units, activation=activation, recurrent_activation=recurrent_activation, use_bias=use_bias, **options
-        )

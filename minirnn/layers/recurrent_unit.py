@@ -79,7 +79,7 @@ class RecurrentUnit(Layer):
         return [*trees.flatten(output)[0], *trees.flatten(new_states)[0]]
 
     def _check_features(self, inputs: Any) -> None:
-        for x, features in zip(trees.flatten(inputs)[0], self.layer._feature_shapes, strict=True):
+        for x, features in zip(trees.flatten(inputs)[0], self.layer._form.features, strict=True):
             if x.ndim != 1 + len(features) or any(b not in (None, a) for a, b in zip(x.shape[1:], features)):
                 raise ShapeError(
                     f"{self.label}: input",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextvars
 import difflib
+import functools
+import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from ..errors import ArgumentError, FormatError
+from ..errors import ArgumentError, FormatError, MinirnnError
+from .keras_configs import without_legacy_keys
 
 T = TypeVar("T")
 
@@ -191,11 +194,26 @@ def deserialize(config: Any, kind: str, custom_objects: Mapping[str, Any] | None
             number = config.get("shared_object_id")
             if number is not None and number in read:
                 return read[number]
-            make = cls.from_config if hasattr(cls, "from_config") else lambda options: cls(**options)
+            make = cls.from_config if hasattr(cls, "from_config") else functools.partial(made_from, cls)
             made = make(dict(config["config"]))
             if number is not None:
                 read[number] = made
             return made
+
+
+def made_from(cls: Any, config: Mapping[str, Any]) -> Any:
+    """`cls(**config)` without the keys that only mean something to Keras; ArgumentError for others that it lacks."""
+    kept = without_legacy_keys(config, inspect.signature(cls).parameters)
+    try:
+        return cls(**kept)
+    except MinirnnError:
+        raise
+    except TypeError as error:
+        raise ArgumentError(
+            f"{cls.__name__} cannot be made from its configuration: {error}",
+            got=", ".join(kept),
+            fix="a class with arguments of its own needs a get_config that returns them",
+        ) from error
 
 
 def serialize_all(targets: Iterable[Any]) -> list[Any]:

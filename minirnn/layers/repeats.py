@@ -19,7 +19,7 @@ _MOST = 16
 # What a call reads of the layer itself; what its step reads is looked after by scan.
 _options = attrgetter(
     "dtype", "batch_axis", "return_sequences", "return_state", "go_backwards", "stateful", "time_major", "unroll",
-    "zero_output_for_mask", "checkpoint", "cell", "_face", "_held", "_feature_shapes",
+    "zero_output_for_mask", "checkpoint", "cell", "_face", "_held", "_form",
 )  # fmt: skip
 
 

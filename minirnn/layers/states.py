@@ -187,6 +187,8 @@ class HeldStates:
             self.assign(states)
         else:
             self.values, self.was_reset = None, self.fresh is None
+            if self.was_reset and self.fixed_batch is not None:
+                self.values = zero_states(self.shapes, self.fixed_batch, self.dtype)
 
     def _reset_rows(self, states: Any, rows: Any) -> None:
         if self.values is None:
@@ -259,6 +261,11 @@ def row_numbers(rows: Any, batch: int, label: str) -> np.ndarray:
             f"{label}: rows", got=repr(rows), expected=f"row numbers below {batch}, or {batch} booleans"
         )
     return array
+
+
+def as_floats(states: Any, dtype: str) -> Any:
+    """Integers and booleans among states as numbers of the layer's dtype."""
+    return trees.map(lambda s: s if s.dtype.kind == "f" else ops.cast(s, dtype), states)
 
 
 def as_states(values: Any, dtype: str) -> Any:

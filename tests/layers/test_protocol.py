@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import namedtuple
 from typing import Any
 
@@ -263,3 +264,82 @@ def test_inputs_that_differ() -> None:
         layer((np.ones((B, T, 1)), np.ones((B, T + 1, 1))))
     with pytest.raises(ShapeError, match="1 arrays"):
         layer(np.ones((B, T, 1)))
+
+
+def test_get_initial_state_with_a_name_of_its_own() -> None:
+    class Begin(Minimal):
+        def get_initial_state(self, rows: int) -> Any:
+            return np.full((rows, 2), 2.0)
+
+    layer = RNN(Begin(), return_state=True, dtype="float64")
+    assert layer(np.ones((B, 0, F)))[1].numpy().tolist() == [[2.0] * 2] * B
+
+
+@pytest.mark.parametrize("return_sequences", [False, True])
+def test_cells_that_look_at_values_can_be_unrolled(return_sequences: bool) -> None:
+    class Looks:
+        state_size = F
+
+        def call(self, x: Any, states: Any) -> Any:
+            sign = 1.0 if float(np.asarray(x).sum()) > 0 else -1.0
+            return mr.ops.concatenate([x, x], -1) * sign, [states[0] + sign * x]
+
+    x = RNG.normal(size=(B, T, F))
+    layer = RNN(Looks(), unroll=True, return_sequences=return_sequences, return_state=True, dtype="float64")
+    y, h = layer(x)
+    signs = np.where(x.sum(axis=(0, 2)) > 0, 1.0, -1.0)[:, None]
+    wanted = np.concatenate([x, x], -1) * signs
+    np.testing.assert_allclose(y, wanted if return_sequences else wanted[:, -1])
+    np.testing.assert_allclose(h, (x * signs).sum(axis=1))
+
+
+def test_integers_become_states_of_the_layers_dtype() -> None:
+    layer = RNN(LSTMCell(2, dtype="float64"), return_state=True)
+    x, ones = RNG.normal(size=(B, T, F)), np.ones((B, 2), int)
+    for got, want in zip(layer(x, initial_state=[ones, ones]), layer(x, initial_state=[ones * 1.0] * 2), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_constants_in_a_model_that_is_written_and_read() -> None:
+    @registry.register("tests>Adds")
+    class Adds(Layer):
+        state_size = F
+
+        def call(self, x: Any, states: Any, constants: Any) -> Any:
+            h = states[0] + x * constants[0] + constants[1]
+            return h, [h]
+
+    inputs = [Input(shape, dtype="float64") for shape in ((None, F), (F,), (F,), (1,))]
+    arrays = [RNG.normal(size=size) for size in ((B, T, F), (B, F), (B, F), (B, 1))]
+    layer = RNN(Adds(dtype="float64"), return_sequences=True)
+    wanted = layer(arrays[0], initial_state=arrays[1], constants=arrays[2:]).numpy()
+    calls = (layer(inputs), layer(inputs[0], initial_state=inputs[1], constants=inputs[2:]))
+    for graph in [FunctionGraph(inputs, [y]) for y in calls]:
+        again = FunctionGraph.from_config(json.loads(json.dumps(graph.get_config())))
+        assert again.layers[0].get_config()["num_constants"] == 2
+        for one in (graph, again):
+            np.testing.assert_array_equal(one.run([mr.Tensor(a) for a in arrays])[0], wanted)
+
+
+@pytest.mark.parametrize("return_sequences", [False, True])
+def test_numbers_in_output_size_are_a_shape_or_one_output_each(return_sequences: bool) -> None:
+    class Outer:
+        state_size = (2, 3)
+        output_size = (2, 3)
+
+        def call(self, x: Any, states: Any) -> Any:
+            return mr.ops.expand_dims(x, 2) * mr.ops.ones((1, 1, 3), "float64"), states
+
+    class Two(Outer):
+        def call(self, x: Any, states: Any) -> Any:
+            return (x, states[1] + 1.0), (states[0], states[1] + 1.0)
+
+    x = RNG.normal(size=(B, T, 2))
+    lead = (B, T) if return_sequences else (B,)
+    mask = np.array([[0, 1, 1, 0], [0, 0, 0, 0]], bool)
+    for call in ({}, {"mask": mask}):
+        y = RNN(Outer(), return_sequences=return_sequences, dtype="float64")(x, **call)
+        assert y.shape == (*lead, 2, 3)
+        first, second = RNN(Two(), return_sequences=return_sequences, dtype="float64")(x, **call)
+        assert first.shape == (*lead, 2) and second.shape == (*lead, 3)
+    assert second.numpy().max() == 2.0

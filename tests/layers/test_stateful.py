@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from minirnn.errors import ArgumentError, ShapeError, StateError
 from minirnn.layers import GRU, LSTM, RNN, Input, StackedRNNCells
 from minirnn.layers.cells import GRUCell, LSTMCell
 from minirnn.layers.functional import FunctionGraph
+from minirnn.models import Sequential, load_model
 
 RNG = np.random.default_rng(14)
 B, T, F, U = 3, 6, 2, 4
@@ -123,6 +125,40 @@ def test_a_batch_size_of_the_input_stays_for_good() -> None:
         layer(np.zeros((2, T, F)))
     with pytest.raises(ShapeError):
         layer.reset_states(states=[np.zeros((2, U))])
+
+
+def test_a_fixed_batch_has_states_from_a_reset_on() -> None:
+    layer = LSTM(U, stateful=True)
+    layer.build((B, T, F))
+    layer.reset_states()
+    assert [s.numpy().tolist() for s in layer.states] == [np.zeros((B, U)).tolist()] * 2
+    layer.reset_states([np.ones((B, U)), np.full((B, U), 2.0)])
+    assert [s.numpy()[0, 0] for s in layer.states] == [1.0, 2.0]
+    layer.reset_states(rows=[0])
+    assert layer.states[1].numpy()[:, 0].tolist() == [0.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("shape", [{"batch_input_shape": (B, None, F)}, {"input_shape": (T, F)}], ids=lambda s: [*s][0])
+def test_a_first_layer_says_the_shape(shape: dict[str, Any], tmp_path: Path) -> None:
+    model = Sequential([LSTM(U, stateful=True, return_sequences=True, **shape), GRU(2, stateful=True)])
+    assert model.built and len(model.weights) == 6
+    x = RNG.normal(size=(B, T, F)).astype("float32")
+    model(x)
+    before = [s.numpy() for s in model.layers[0].states]
+    model.save(tmp_path / "m.safetensors")
+    again = load_model(tmp_path / "m.safetensors")
+    assert again.layers[0].batch_input_shape == model.layers[0].batch_input_shape
+    for was, now in zip(before, again.layers[0].states, strict=True):
+        np.testing.assert_array_equal(was, now.numpy())
+    np.testing.assert_array_equal(again(x).numpy(), model(x).numpy())
+    with pytest.raises((ShapeError, StateError), match="(?s)2.*3"):
+        model(x[:2])
+    model.reset_states()
+    if "input_shape" in shape:
+        assert model(x[:2]).shape == (2, 2)
+    else:
+        with pytest.raises((ShapeError, StateError), match="(?s)2.*3"):
+            model(x[:2])
 
 
 def test_masked_steps_hold_the_states_between_calls() -> None:

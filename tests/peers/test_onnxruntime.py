@@ -36,7 +36,7 @@ def onnx_gates(kind: str, array: Array) -> Array:
 
 def onnx_inputs(case: Case) -> dict[str, Array]:
     """The operator's inputs by their names in the ONNX specification, time first."""
-    kernel, recurrent_kernel, bias = case.weights
+    kernel, recurrent_kernel, bias, *peephole = case.weights
     input_bias, state_bias = bias if bias.ndim == 2 else (bias, np.zeros_like(bias))
     both = [onnx_gates(case.kind, input_bias), onnx_gates(case.kind, state_bias)]
     inputs = {
@@ -47,6 +47,8 @@ def onnx_inputs(case: Case) -> dict[str, Array]:
         "initial_h": case.initial_states[0][None],
         **({"initial_c": case.initial_states[1][None]} if case.kind == "lstm" else {}),
     }
+    if peephole:
+        inputs["P"] = peephole[0][[0, 2, 1]].reshape(1, -1)  # i o f
     inputs = {name: np.ascontiguousarray(array, np.float32) for name, array in inputs.items()}
     if case.mask is not None:
         inputs["sequence_lens"] = case.mask.sum(axis=1).astype(np.int32)
@@ -60,11 +62,13 @@ def run_onnxruntime(runtime: Any, case: Case) -> dict[str, Array]:
     inputs = onnx_inputs(case)
     n_states = KINDS[case.kind].states
     order = ["X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c"][: 5 + n_states]
+    order += ["P"] if "P" in inputs else []
     outputs = ["Y", "Y_h", "Y_c"][: 1 + n_states]
     attributes: dict[str, Any] = {"hidden_size": case.initial_states[0].shape[1]}
     attributes["direction"] = "reverse" if case.go_backwards else "forward"
     if OPERATORS[case.kind] == "GRU":
         attributes["linear_before_reset"] = int(case.kind == "gru_reset_after")
+    attributes |= {name: case.options[name] for name in ("clip", "input_forget") if name in case.options}
     names = [name if name in inputs else "" for name in order]
     node = helper.make_node(OPERATORS[case.kind], names, outputs, **attributes)
     elements = {name: TensorProto.INT32 if name == "sequence_lens" else TensorProto.FLOAT for name in inputs}
@@ -99,6 +103,33 @@ def check(runtime: Any, case: Case, *compared: mutants.Subject) -> None:
 def test_layer_equals_onnxruntime(runtime: Any, kind: str, mask: Array | None, go_backwards: bool) -> None:
     case = random_case(kind, seed=11, mask=mask, go_backwards=go_backwards)
     check(runtime, case, subjects.formulas, subjects.layer_float32)
+
+
+OPTIONS: list[tuple[str, dict[str, Any]]] = [
+    ("lstm", {"peepholes": True}),
+    ("lstm", {"input_forget": True}),
+    ("lstm", {"clip": 0.6}),
+    ("lstm", {"peepholes": True, "input_forget": True, "clip": 0.7}),
+    *((kind, {"clip": 0.6}) for kind in KINDS if kind != "lstm"),
+]
+by_options = pytest.mark.parametrize(
+    ("kind", "options"), OPTIONS, ids=lambda x: x if isinstance(x, str) else "-".join(x)
+)
+
+
+@pytest.mark.parametrize("go_backwards", [False, True], ids=["forward", "reverse"])
+@by_options
+def test_options_of_onnx(runtime: Any, kind: str, options: dict[str, Any], go_backwards: bool) -> None:
+    case = random_case(kind, seed=13, mask=RIGHT_PADDED, go_backwards=go_backwards, options=options)
+    check(runtime, case, subjects.formulas, subjects.layer_float32)
+
+
+@by_options
+def test_planted_bugs_in_options_are_noticed(runtime: Any, kind: str, options: dict[str, Any]) -> None:
+    case = random_case(kind, seed=14, options=options)
+    bugs = mutants.of_options(options)
+    assert len(bugs) >= len(options)
+    assert mutants.unnoticed(partial(check, runtime, case), subjects.formulas, bugs) == []
 
 
 @pytest.mark.parametrize("go_backwards", [False, True], ids=["forward", "reverse"])

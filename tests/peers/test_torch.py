@@ -10,7 +10,7 @@ import pytest
 
 from tests.peers import Need
 from tests.reference import mutants, subjects
-from tests.reference.cells import KINDS, Array, Case, gradient_names, random_case
+from tests.reference.cells import KINDS, Array, Case, gradient_names, random_case, weight_names
 from tests.reference.checks import assert_agree
 
 pytestmark = pytest.mark.peers
@@ -35,16 +35,20 @@ def reorder_gates(kind: str, array: Array) -> Array:
 
 def run_torch(torch: Any, case: Case) -> dict[str, Array]:
     """The results and gradients of a torch.nn module, zeros in the padding."""
-    kernel, recurrent_kernel, bias = (reorder_gates(case.kind, w) for w in case.weights)
+    named = dict(zip(weight_names(case.options), case.weights, strict=True))
+    projection = named.pop("projection_kernel", None)
+    kernel, recurrent_kernel, bias = (reorder_gates(case.kind, w) for w in named.values())
     input_bias, state_bias = bias if bias.ndim == 2 else (bias, np.zeros_like(bias))
-    units, features = case.initial_states[0].shape[1], case.x.shape[2]
-    module = getattr(torch.nn, MODULES[case.kind])(features, units, batch_first=True, dtype=torch.float64)
+    units, features = recurrent_kernel.shape[1] // KINDS[case.kind].gates, case.x.shape[2]
+    projected = {} if projection is None else {"proj_size": projection.shape[1]}
+    module = getattr(torch.nn, MODULES[case.kind])(features, units, batch_first=True, dtype=torch.float64, **projected)
     with torch.no_grad():
         for name, value in [
             ("weight_ih_l0", kernel.T),
             ("weight_hh_l0", recurrent_kernel.T),
             ("bias_ih_l0", input_bias),
             ("bias_hh_l0", state_bias),
+            *([] if projection is None else [("weight_hr_l0", projection.T)]),
         ]:
             getattr(module, name).copy_(torch.tensor(np.ascontiguousarray(value)))
     x = torch.tensor(case.x, requires_grad=True)
@@ -67,13 +71,12 @@ def run_torch(torch: Any, case: Case) -> dict[str, Array]:
     weight_gradients = [
         module.weight_ih_l0.grad.numpy().T,
         module.weight_hh_l0.grad.numpy().T,
-        np.stack(biases) if case.weights[2].ndim == 2 else biases[0],
+        np.stack(biases) if bias.ndim == 2 else biases[0],
     ]
-    gradients = [
-        x.grad.numpy(),
-        *(reorder_gates(case.kind, g) for g in weight_gradients),
-        *(s.grad.numpy() for s in states),
-    ]
+    weight_gradients = [reorder_gates(case.kind, g) for g in weight_gradients]
+    if projection is not None:
+        weight_gradients.insert(2, module.weight_hr_l0.grad.numpy().T)
+    gradients = [x.grad.numpy(), *weight_gradients, *(s.grad.numpy() for s in states)]
     return {
         "outputs": outputs.detach().numpy(),
         **{f"state {k}": s.detach().numpy() for k, s in enumerate(results[1:])},
@@ -102,6 +105,14 @@ def test_layer_equals_torch(torch: Any, kind: str, go_backwards: bool) -> None:
 def test_masked_layer_equals_packed_sequence(torch: Any, kind: str) -> None:
     case = random_case(kind, seed=22, mask=RIGHT_PADDED)
     check(torch, case, subjects.formulas_with_gradients, subjects.layer)
+
+
+@pytest.mark.parametrize("mask", [None, RIGHT_PADDED], ids=["all", "right"])
+def test_projected_lstm_equals_torch(torch: Any, mask: Array | None) -> None:
+    case = random_case("lstm", seed=24, mask=mask, options={"proj_size": 2})
+    check(torch, case, subjects.formulas_with_gradients, subjects.layer)
+    bugs = mutants.of_options(case.options) | mutants.BACKWARD
+    assert mutants.unnoticed(partial(check, torch, case), subjects.layer, bugs) == []
 
 
 @pytest.mark.parametrize("kind", MODULES)

@@ -9,8 +9,9 @@ gradients can be taken by complex step; nothing here imports minirnn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -95,6 +96,53 @@ KINDS = {
 }
 
 
+def weight_names(options: Mapping[str, Any]) -> list[str]:
+    """The names of the weights in their order."""
+    projection = ["projection_kernel"] if options.get("proj_size") else []
+    bias = ["bias"] if options.get("use_bias", True) else []
+    return ["kernel", "recurrent_kernel", *projection, *bias, *(["peephole"] if options.get("peepholes") else [])]
+
+
+def step_with_options(kind: str, options: Mapping[str, Any]) -> Step:
+    """The same cells with the LSTM's variants of ONNX and PyTorch, clipping, and zoneout outside of training.
+
+    clip acts on what goes into the activations of gates and candidates; peepholes are i, f, o, the last one
+    reads the new c; with input_forget, f = 1 - i.  Written anew, so that it checks the plain formulas, too.
+    """
+    gates = KINDS[kind].gates
+    limit, zoneout = options.get("clip") or np.inf, options.get("zoneout", 0.0)
+
+    def bounded(z: Array) -> Array:  # np.clip, on complex numbers too
+        return np.where(z.real > limit, limit, np.where(z.real < -limit, -limit, z))
+
+    def step(x: Array, states: Sequence[Array], weights: Sequence[Array]) -> list[Array]:
+        named = dict(zip(weight_names(options), weights, strict=True))
+        h, recurrent = states[0], named["recurrent_kernel"]
+        units = recurrent.shape[1] // gates
+        columns = [slice(k * units, (k + 1) * units) for k in range(gates)]
+        bias = named.get("bias", np.zeros(gates * units))
+        input_bias, state_bias = bias if bias.ndim == 2 else (bias, np.zeros(gates * units))
+        xs = [x @ named["kernel"][:, at] + input_bias[at] for at in columns]
+        hs = [h @ recurrent[:, at] + state_bias[at] for at in columns]
+        if kind == "simple_rnn":
+            new = [np.tanh(bounded(xs[0] + hs[0]))]
+        elif kind == "lstm":
+            c = states[1]
+            p_i, p_f, p_o = named.get("peephole", np.zeros((3, units)))
+            i = sigmoid(bounded(xs[0] + hs[0] + p_i * c))
+            f = 1.0 - i if options.get("input_forget") else sigmoid(bounded(xs[1] + hs[1] + p_f * c))
+            new_c = f * c + i * np.tanh(bounded(xs[2] + hs[2]))
+            new_h = sigmoid(bounded(xs[3] + hs[3] + p_o * new_c)) * np.tanh(new_c)
+            new = [new_h @ named["projection_kernel"] if "projection_kernel" in named else new_h, new_c]
+        else:
+            z, r = sigmoid(bounded(xs[0] + hs[0])), sigmoid(bounded(xs[1] + hs[1]))
+            from_h = r * hs[2] if kind == "gru_reset_after" else (r * h) @ recurrent[:, columns[2]]
+            new = [z * h + (1.0 - z) * np.tanh(bounded(xs[2] + from_h))]
+        return [zoneout * old + (1.0 - zoneout) * value for old, value in zip(states, new, strict=True)]
+
+    return step
+
+
 def run(
     step: Step,
     x: Array,
@@ -102,17 +150,23 @@ def run(
     initial_states: Sequence[Array],
     mask: Array | None = None,
     go_backwards: bool = False,
+    resets: Array | None = None,
 ) -> tuple[Array, list[Array]]:
     """All outputs (batch, time, units) in processing order, and the final states.
 
     At a masked step the states stay as they are, and the output is the output of the step before
     (in processing order), zeros where there was none.  The output of a step is its first state.
+    A reset makes of the row, before that step, what it was before the first one.
     """
     batch, time, _ = x.shape
     states = list(initial_states)
     output = np.zeros_like(states[0])
     outputs = []
     for t in reversed(range(time)) if go_backwards else range(time):
+        if resets is not None:
+            anew = resets[:, t, None]
+            states = [np.where(anew, first, now) for first, now in zip(initial_states, states, strict=True)]
+            output = np.where(anew, 0.0, output)
         new_states = step(x[:, t], states, weights)
         valid = np.ones((batch, 1), bool) if mask is None else mask[:, t, None]
         states = [np.where(valid, new, old) for new, old in zip(new_states, states, strict=True)]
@@ -136,6 +190,8 @@ class Case:
     cotangents: tuple[Array, ...]
     mask: Array | None = None
     go_backwards: bool = False
+    resets: Array | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def changed(self, **fields: object) -> Case:
         return replace(self, **fields)  # type: ignore[arg-type]
@@ -151,26 +207,34 @@ def random_case(
     units: int = 5,
     mask: Array | None = None,
     go_backwards: bool = False,
+    resets: Array | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Case:
     """A case with asymmetric random weights, biases and initial states, in float64."""
     rng = np.random.default_rng(seed)
-    layout = KINDS[kind]
-    weights = (
+    layout, options = KINDS[kind], options or {}
+    outputs = options.get("proj_size") or units
+    weights = [
         rng.normal(size=(features, layout.gates * units)) / np.sqrt(features),
-        rng.normal(size=(units, layout.gates * units)) / np.sqrt(units),
+        rng.normal(size=(outputs, layout.gates * units)) / np.sqrt(outputs),
         rng.normal(size=layout.bias_shape(units)) * 0.5,
-    )
-    states = tuple(rng.normal(size=(batch, units)) * 0.7 for _ in range(layout.states))
-    cotangents = (rng.normal(size=(batch, time, units)), *(rng.normal(size=(batch, units)) for _ in states))
+    ]
+    states = tuple(rng.normal(size=(batch, n)) * 0.7 for n in [outputs, units][: layout.states])
+    cotangents = (rng.normal(size=(batch, time, outputs)), *(rng.normal(size=s.shape) for s in states))
     x = rng.normal(size=(batch, time, features))
-    return Case(kind, x, weights, states, cotangents, mask, go_backwards)
+    if options.get("peepholes"):
+        weights.append(rng.normal(size=(3, units)) * 0.8)
+    if not options.get("use_bias", True):
+        del weights[2]
+    if options.get("proj_size"):
+        weights.insert(2, rng.normal(size=(units, outputs)) / np.sqrt(units))
+    return Case(kind, x, tuple(weights), states, cotangents, mask, go_backwards, resets, options)
 
 
 def results(case: Case) -> dict[str, Array]:
     """The outputs and final states of a case, by name."""
-    outputs, states = run(
-        KINDS[case.kind].step, case.x, case.weights, case.initial_states, case.mask, case.go_backwards
-    )
+    step = step_with_options(case.kind, case.options) if case.options else KINDS[case.kind].step
+    outputs, states = run(step, case.x, case.weights, case.initial_states, case.mask, case.go_backwards, case.resets)
     return {"outputs": outputs, **{f"state {k}": state for k, state in enumerate(states)}}
 
 
@@ -189,4 +253,4 @@ def gradients(case: Case) -> dict[str, Array]:
 def gradient_names(case: Case) -> list[str]:
     """The names of the gradients in the order x, weights, initial states."""
     states = [f"gradient of initial state {k}" for k in range(len(case.initial_states))]
-    return ["gradient of x", "gradient of kernel", "gradient of recurrent_kernel", "gradient of bias", *states]
+    return ["gradient of x", *(f"gradient of {name}" for name in weight_names(case.options)), *states]

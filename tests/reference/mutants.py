@@ -6,11 +6,12 @@ to its named results and gradients; a mutant wraps a subject.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
-from tests.reference.cells import KINDS, Array, Case
+from tests.reference.cells import KINDS, Array, Case, weight_names
 from tests.reference.checks import Disagreement
 
 Subject = Callable[[Case], dict[str, Array]]
@@ -113,6 +114,20 @@ MASK: dict[str, Mutant] = {
     ),
 }
 
+# Bugs that only a case with resets can show.
+RESET: dict[str, Mutant] = {
+    "resets ignored": _of_case(lambda case: case.changed(resets=None)),
+    "resets one step late": _of_case(
+        lambda case: case.changed(resets=None if case.resets is None else _one_step_late(case.resets))
+    ),
+    "resets of masked steps ignored": _of_case(
+        lambda case: case.changed(resets=case.resets & case.mask) if case.resets is not None else case
+    ),
+    "resets in the other order of time": _of_case(
+        lambda case: case.changed(resets=None if case.resets is None else case.resets[:, ::-1])
+    ),
+}
+
 # Bugs that leave the outputs as they are.
 BACKWARD: dict[str, Mutant] = {
     "kernel cotangent dropped": _of_array("gradient of kernel", np.zeros_like),
@@ -124,6 +139,39 @@ BACKWARD: dict[str, Mutant] = {
     "input cotangent one step late": _of_array("gradient of x", _one_step_late),
     "initial state's cotangent dropped": _of_array("gradient of initial state 0", np.zeros_like),
 }
+
+
+def _of_weight(name: str, change: Callable[[Array], Array]) -> Mutant:
+    def changed(case: Case) -> Case:
+        named = dict(zip(weight_names(case.options), case.weights, strict=True))
+        return case.changed(weights=tuple((named | {name: change(named[name])}).values()))
+
+    return _of_case(changed)
+
+
+def _without_option(name: str) -> Mutant:
+    return _of_case(lambda case: case.changed(options={**case.options, name: None}))
+
+
+def of_options(options: Mapping[str, Any]) -> dict[str, Mutant]:
+    """Bugs in what the options add to a cell."""
+    bugs: dict[str, Mutant] = {}
+    if options.get("peepholes"):
+        bugs["peepholes of i and o swapped"] = _of_weight("peephole", lambda p: p[[2, 1, 0]])
+        bugs["peephole of the output dropped"] = _of_weight("peephole", lambda p: p * [[1], [1], [0]])
+    if options.get("proj_size"):
+        bugs["projection one column on"] = _of_weight("projection_kernel", lambda w: np.roll(w, 1, axis=1))
+        bugs["projection off by 0.1 %"] = _of_weight("projection_kernel", lambda w: w * 1.001)
+    for name in ("clip", "input_forget"):
+        if options.get(name):
+            bugs[f"{name} ignored"] = _without_option(name)
+    if options.get("zoneout"):
+        bugs["zoneout ignored"] = _of_case(lambda case: case.changed(options={**case.options, "zoneout": 0.0}))
+    if options.get("clip"):
+        bugs["clip off by 1 %"] = _of_case(
+            lambda case: case.changed(options={**case.options, "clip": 1.01 * case.options["clip"]})
+        )
+    return bugs
 
 
 def forward(kind: str) -> dict[str, Mutant]:

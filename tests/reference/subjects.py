@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 import minirnn as mr
@@ -20,8 +22,9 @@ def formulas_with_gradients(case: Case) -> dict[str, Array]:
     return cells.results(case) | cells.gradients(case)
 
 
-def layer(case: Case, dtype: str = "float64", engine: str = "numpy") -> dict[str, Array]:
-    """The results and all gradients of minirnn's layer for the case."""
+def layer(case: Case, dtype: str = "float64", engine: str = "numpy", **flags: Any) -> dict[str, Array]:
+    """The results and all gradients of minirnn's layer for the case; `flags` are more of its arguments."""
+    lengths = flags.pop("lengths", None)
     makers = {
         "simple_rnn": (layers.SimpleRNN, {}),
         "gru_reset_after": (layers.GRU, {"reset_after": True}),
@@ -30,21 +33,22 @@ def layer(case: Case, dtype: str = "float64", engine: str = "numpy") -> dict[str
     }
     make, options = makers[case.kind]
     made = make(
-        case.initial_states[0].shape[1],
-        return_sequences=True,
+        case.weights[0].shape[1] // cells.KINDS[case.kind].gates,
+        **{"return_sequences": True, **flags},
         return_state=True,
         go_backwards=case.go_backwards,
         dtype=dtype,
         **options,
+        **case.options,
     )
-    made.build(case.x.shape)
+    made.build((None, *case.x.shape[1:]))
     made.set_weights([np.asarray(w, dtype) for w in case.weights])
     x = mr.Tensor(np.asarray(case.x, dtype))
     states = [mr.Tensor(np.asarray(s, dtype)) for s in case.initial_states]
     with mr.engine(engine), mr.Tape() as tape:
         for tensor in (x, *states):
             tape.watch(tensor)
-        found = made(x, mask=case.mask, initial_state=states)
+        found = made(x, mask=case.mask, initial_state=states, reset_mask=case.resets, lengths=lengths)
         loss = sum(
             mr.ops.sum(mr.Tensor(np.asarray(ct, dtype)) * value)
             for ct, value in zip(case.cotangents, found, strict=True)
