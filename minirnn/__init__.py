@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from . import layers, models
     from .layers import activations, constraints, initializers, regularizers
     from .layers.container import RecurrentContainer, RecurrentUnit
+    from .layers.ragged import Ragged
     from .layers.registry import custom_object_scope, register
     from .layers.states import TensorShape
     from .training import callbacks, losses, metrics, optimizers, schedules
@@ -38,6 +39,7 @@ _LATER = {
     "metrics": "training.metrics",
     "optimizers": "training.optimizers",
     "schedules": "training.schedules",
+    "Ragged": "layers.ragged",
     "RecurrentContainer": "layers.container",
     "RecurrentUnit": "layers.container",
     "TensorShape": "layers.states",
@@ -46,6 +48,7 @@ _LATER = {
 }
 
 __all__ = [
+    "Ragged",
     "RecurrentContainer",
     "RecurrentUnit",
     "Tape",

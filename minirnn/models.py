@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-
 from . import serialization
 from .autodiff import trees
 from .autodiff.tensor import Tensor
-from .errors import ArgumentError, DtypeError, FormatError, MinirnnError, ShapeError
+from .errors import ArgumentError, FormatError, MinirnnError
 from .layers import registry
-from .layers.base import Layer, shape_text, unique
-from .layers.functional import FunctionGraph, Input, InputLayer, SymbolicTensor, adapted
+from .layers.base import Layer, unique
+from .layers.functional import FunctionGraph, Input, InputLayer, SymbolicTensor, fitted
 from .streaming import Stream
 from .training import checkpoint
 from .training.trainer import Trainer
@@ -30,6 +28,7 @@ class Model(Trainer, Layer):
     A subclass may instead define `call`.  Raises ArgumentError when an output depends on an Input that is
     not among `inputs`.
 
+    >>> import numpy as np
     >>> from minirnn.layers import Dense
     >>> x = Input(shape=(3,))
     >>> model = Model(x, Dense(2)(x))
@@ -72,13 +71,13 @@ class Model(Trainer, Layer):
 
     @property
     def input_names(self) -> list[str]:
-        """The names of the layers that made the inputs, each made unique."""
-        return _unique_names(self.inputs)
+        """The keys of a dict of inputs, else the names of the layers that made the inputs, each made unique."""
+        return [] if self.graph is None else _keys(self._inputs_form) or _unique_names(self.inputs)
 
     @property
     def output_names(self) -> list[str]:
-        """The names of the layers that made the outputs, each made unique."""
-        return _unique_names(self.outputs)
+        """The keys of a dict of outputs, else the names of the layers that made the outputs, each made unique."""
+        return [] if self.graph is None else _keys(self._outputs_form) or _unique_names(self.outputs)
 
     @property
     def layers(self) -> list[Layer]:
@@ -105,7 +104,8 @@ class Model(Trainer, Layer):
         if self.graph is None:
             return super()._cast_arguments(args, kwargs)
         inputs = args[0] if args else kwargs.pop("inputs", None)
-        values = [self._checked(x, value) for x, value in zip(self.inputs, self._flat(inputs), strict=True)]
+        pairs = zip(self.inputs, self._flat(inputs), strict=True)
+        values = [fitted(value, x, f"{self.label}: input {x.name!r}") for x, value in pairs]
         return (trees.unflatten(self._inputs_form, values), *args[1:]), kwargs
 
     def _flat(self, inputs: Any) -> list[Any]:
@@ -121,27 +121,6 @@ class Model(Trainer, Layer):
             )
         return leaves
 
-    def _checked(self, symbol: SymbolicTensor, value: Any) -> Any:
-        """One input as a Tensor of the Input's dtype; errors name the Input."""
-        where = f"{self.label}: input {symbol.name!r}"
-        if isinstance(value, np.ndarray):
-            value = Tensor(value, symbol.dtype if symbol.dtype.kind == value.dtype.kind == "f" else None)
-        if not isinstance(value, (Tensor, SymbolicTensor)):
-            raise ArgumentError(where, got=type(value).__name__, expected="an array")
-        fits = value.ndim == symbol.ndim and all(
-            a == b or a is None or b is None for a, b in zip(value.shape, symbol.shape, strict=True)
-        )
-        if not fits:
-            raise ShapeError(
-                where,
-                got=shape_text(value.shape, ("batch",)),
-                expected=shape_text(symbol.shape, ("batch",)),
-                fix="a single sample is a batch of one: x[None]" if value.ndim == symbol.ndim - 1 else None,
-            )
-        if value.dtype.kind == "f" and symbol.dtype.kind == "f" and value.dtype != symbol.dtype:
-            raise DtypeError(where, got=value.dtype, expected=symbol.dtype, fix=f'cast it: x.astype("{symbol.dtype}")')
-        return adapted(value, symbol.dtype, where)
-
     def call(self, inputs: Any) -> Any:
         """The outputs for `inputs`, in the structure that the model was made with."""
         if self.graph is None:
@@ -156,6 +135,7 @@ class Model(Trainer, Layer):
         ArgumentError with the name of the layer if the model cannot run so: what reads later steps, or all
         of them, must see the whole sequence.
 
+        >>> import numpy as np
         >>> from minirnn.layers import LSTM, Dense
         >>> model = Sequential([Input((None, 3)), LSTM(4, return_sequences=True), Dense(2)])
         >>> stream = model.stream()
@@ -207,6 +187,12 @@ class Model(Trainer, Layer):
         )
 
 
+def _keys(form: Any) -> list[str]:
+    """The keys of a dict of tensors in their order; none for any other structure."""
+    is_flat = isinstance(form, tuple) and form[0] == "dict" and set(form[2]) == {trees.LEAF}
+    return list(form[1]) if is_flat else []
+
+
 def _unique_names(tensors: list[SymbolicTensor]) -> list[str]:
     names: list[str] = []
     for tensor in tensors:
@@ -226,6 +212,7 @@ class Sequential(Model):
     The input's shape comes from an `Input` in first place, from the first layer's `input_shape=`, or from
     the first call.  Raises ArgumentError for something that is no layer.
 
+    >>> import numpy as np
     >>> from minirnn.layers import Dense
     >>> model = Sequential([Input((3,)), Dense(4, "relu"), Dense(2)])
     >>> [layer.units for layer in model.layers], model(np.ones((5, 3))).shape
@@ -344,6 +331,7 @@ def load_model(path: checkpoint.Path, custom_objects: dict[str, Any] | None = No
     executed; FormatError for a damaged or foreign one, ArgumentError for a name that is not known.
 
     >>> import tempfile
+    >>> import numpy as np
     >>> from minirnn.layers import Dense
     >>> model = Sequential([Input((3,)), Dense(2)])
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -353,7 +341,7 @@ def load_model(path: checkpoint.Path, custom_objects: dict[str, Any] | None = No
     >>> bool((copy.predict(x) == model.predict(x)).all())
     True
     """
-    state = serialization.load_state(path)
+    state = serialization.load_state(checkpoint.checked_path(path, "load_model"))
     if "model" not in state.config:
         raise FormatError(
             "the file holds no model",

@@ -10,8 +10,8 @@ import numpy as np
 
 from . import config
 from .autodiff import elementwise, ops, random, structure, trees
-from .autodiff.primitive import MIXED, SHARED, Primitive
-from .autodiff.tensor import Tensor, apply, as_tensor, is_recording
+from .autodiff.holding import hold
+from .autodiff.tensor import Tensor, as_tensor, is_recording
 from .errors import ArgumentError, ShapeError, TraceError
 from .loop import kernels, run_graph
 from .stepgraph.adjoint import gradient_graph, is_float
@@ -28,6 +28,7 @@ def scan(
     mask: Any = None,
     engine: str | None = None,
     checkpoint: int | None = None,
+    reset: Any = None,
 ) -> tuple[Any, Any]:
     """Run `step(carry, x) -> (carry, y)` over the first axis of xs; returns (carry, ys).
 
@@ -35,7 +36,8 @@ def scan(
     ys: (T, B, ...), each y at the index of its x also with `reverse`, which goes from T - 1 to 0.
     mask: bool (T, B); where it is False the carry is held, y repeats the previous one (zeros before
     the first), and x is not looked at.  checkpoint=k keeps every k-th carry for the gradient and
-    computes the rest again.  engine: see `minirnn.engine`.  What the step closes over is
+    computes the rest again.  reset: bool (T, B); where it is True a row begins the step with `init`,
+    as if nothing had come before it.  engine: see `minirnn.engine`.  What the step closes over is
     differentiated too.  All engines but "reference" run the step's Python only once, on shapes, and
     remember what it did: random numbers come from `minirnn.random`, not NumPy.  Without mask it is
     this loop:
@@ -60,14 +62,22 @@ def scan(
         raise ArgumentError("scan: checkpoint", got=repr(checkpoint), expected="a number of steps, 1 or more")
     if engine is not None:
         with config.engine_here(engine):
-            return scan(step, init, xs, length, reverse, mask, None, checkpoint)
+            return scan(step, init, xs, length, reverse, mask, None, checkpoint, reset)
     engine = config.current_engine()
-    if engine != "reference" and checkpoint is None and mask is None:
+    if engine != "reference" and checkpoint is mask is reset is None:
         carry, sequences, steps = _inputs(init, xs, length, borrows=not is_recording())
         final, ys, y_form = _traced(step, carry, sequences, steps, engine, reverse)
         return trees.unflatten(carry[1], final), trees.unflatten(y_form, ys)
     carry, sequences, steps = _inputs(init, xs, length)
-    valid = None if mask is None else _mask(mask, carry[0], sequences[0], steps)
+    valid, begins = (
+        None if given is None else _flags(what, given, carry[0], sequences[0], steps)
+        for what, given in (("mask", mask), ("reset", reset))
+    )
+    if begins is not None:
+        # A row that begins anew in a masked step may as well do so in its next valid one.
+        at = begins if valid is None else ops.logical_and(valid, ops.logical_not(preceded(valid, reverse, begins)))
+        step = _beginning_anew(step, carry[0])
+        sequences = trees.flatten((at, trees.unflatten(sequences[1], sequences[0])))
     if valid is not None:
         step, sequences = _Masked(step), trees.flatten((valid, trees.unflatten(sequences[1], sequences[0])))
     if engine == "reference":
@@ -77,7 +87,10 @@ def scan(
     else:
         final, ys, y_form = _traced(step, carry, sequences, steps, engine, reverse)
     if valid is not None:
-        ys = [hold(y, valid, reverse) for y in ys]
+        ys = [hold(y, valid, reverse, begins) for y in ys]
+        if begins is not None and steps:
+            seen = _seen(valid, reverse, begins)[0 if reverse else -1]
+            final = [elementwise.select(_along(seen, a), a, b) for a, b in zip(final, carry[0], strict=True)]
     return trees.unflatten(carry[1], final), trees.unflatten(y_form, ys)
 
 
@@ -198,20 +211,45 @@ def _is_count(value: Any, least: int) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= least
 
 
-def _mask(mask: Any, carry: list[Tensor], xs: list[Tensor], steps: int) -> Tensor:
-    valid = as_tensor(mask)
-    valid = valid if valid.dtype.kind == "b" else ops.not_equal(valid, 0)
-    if valid.ndim == 3 and valid.shape[2] == 1:
-        valid = ops.reshape(valid, valid.shape[:2])
-    for what, leaf, axes in [*(("x", x, x.shape[1:]) for x in xs), *(("carry", c, c.shape) for c in carry)]:
+def _flags(what: str, given: Any, carry: list[Tensor], xs: list[Tensor], steps: int) -> Tensor:
+    """A mask or a reset as booleans (T, B); ShapeError unless it fits the carry and the xs."""
+    flags = as_tensor(given)
+    flags = flags if flags.dtype.kind == "b" else ops.not_equal(flags, 0)
+    if flags.ndim == 3 and flags.shape[2] == 1:
+        flags = ops.reshape(flags, flags.shape[:2])
+    for name, leaf, axes in [*(("x", x, x.shape[1:]) for x in xs), *(("carry", c, c.shape) for c in carry)]:
         if not axes:
-            expected = "(T, B, ...)" if what == "x" else "(B, ...)"
-            raise ShapeError(f"scan: with a mask every {what} has a batch axis", got=leaf.shape, expected=expected)
-        if valid.shape != (steps, axes[0]):
-            raise ShapeError(f"scan: the mask does not fit the {what}", got=valid.shape, expected=(steps, axes[0]))
-    if valid.ndim != 2 or valid.shape[0] != steps:
-        raise ShapeError("scan: mask", got=valid.shape, expected=f"(T={steps}, B)")
-    return valid
+            expected = "(T, B, ...)" if name == "x" else "(B, ...)"
+            raise ShapeError(f"scan: with a {what} every {name} has a batch axis", got=leaf.shape, expected=expected)
+        if flags.shape != (steps, axes[0]):
+            raise ShapeError(f"scan: the {what} does not fit the {name}", got=flags.shape, expected=(steps, axes[0]))
+    if flags.ndim != 2 or flags.shape[0] != steps:
+        raise ShapeError(f"scan: {what}", got=flags.shape, expected=f"(T={steps}, B)")
+    return flags
+
+
+def _beginning_anew(step: Callable[[Any, Any], Any], init: list[Tensor]) -> Callable[[Any, Any], Any]:
+    """The step, with `init` in the place of the carry in the rows that begin anew; its x is (which rows, x)."""
+
+    def begin_anew(carry: Any, begins_and_x: Any) -> Any:
+        begins, x = begins_and_x
+        leaves, form = trees.flatten(carry)
+        leaves = [elementwise.select(_along(begins, a), b, a) for a, b in zip(leaves, init, strict=True)]
+        return step(trees.unflatten(form, leaves), x)
+
+    return begin_anew
+
+
+def preceded(valid: Tensor, reverse: bool, begins: Tensor | None = None) -> Tensor:
+    """Per (t, b) whether a valid step has come before, since the row began anew the last time."""
+    seen = _seen(valid, reverse, begins)
+    none = ops.zeros((min(1, valid.shape[0]), valid.shape[1]), bool)
+    before = ops.concatenate([seen[1:], none] if reverse else [none, seen[:-1]])
+    return before if begins is None else ops.logical_and(before, ops.logical_not(begins))
+
+
+def _seen(valid: Tensor, reverse: bool, begins: Tensor | None) -> Tensor:
+    return hold(ops.full(valid.shape, True, bool), valid, reverse, begins)
 
 
 class _Masked:
@@ -249,43 +287,6 @@ def _zero(value: Tensor) -> Any:
 def _along(valid: Tensor, value: Tensor) -> Tensor:
     """The mask of a step with axes of size 1 for the features of `value`."""
     return structure.reshape(valid, valid.shape + (1,) * (value.ndim - 1))
-
-
-def hold(ys: Tensor, valid: Tensor, reverse: bool) -> Tensor:
-    """In each masked step the y of the last valid step before it, zeros where there is none."""
-    steps, batch = valid.shape
-    if not steps or not batch:
-        return ys
-    if valid.is_abstract:
-        index = apply(_last_valid, valid, reverse=reverse)
-    else:
-        index = Tensor(_last_valid_forward(valid.value, reverse))
-    flat = structure.reshape(ys, (steps * batch, *ys.shape[2:]))
-    rows = structure.take(flat, structure.reshape(ops.maximum(index, 0), (steps * batch,)))
-    exists = structure.reshape(ops.greater_equal(index, 0), (steps, batch) + (1,) * (ys.ndim - 2))
-    return elementwise.select(exists, structure.reshape(rows, ys.shape), _zero(ys))
-
-
-def _last_valid_forward(valid: np.ndarray, reverse: bool) -> np.ndarray:
-    """Per (t, b) the flat index t' * B + b of the last valid step up to t, or -1."""
-    steps, batch = valid.shape
-    times = np.where(valid, np.arange(steps)[:, None], steps if reverse else -1)
-    last = np.minimum.accumulate(times[::-1])[::-1] if reverse else np.maximum.accumulate(times)
-    exists = (last >= 0) & (last < steps)
-    return np.where(exists, last * batch + np.arange(batch), -1)
-
-
-_last_valid = Primitive(
-    "last_valid",
-    _last_valid_forward,
-    None,
-    shape=lambda primitive, operands, params: (operands[0].shape, np.dtype("int64")),
-    form="reduce",
-    rows=lambda classes, operands, node: MIXED if classes[0] != SHARED else SHARED,
-    unified=None,
-    analytic=False,
-    samples=lambda rng: ([rng.random((4, 3)) > 0.5], {"reverse": False}),
-)
 
 
 # the reference engine ----------------------------------------------------------------------------

@@ -12,7 +12,8 @@ import pytest
 import minirnn as mr
 from minirnn.errors import ArgumentError, DtypeError, ShapeError
 from minirnn.layers import GRU, LSTM, Add, Dense, Dropout, Embedding, Flatten, Input, InputLayer, Layer, registry
-from minirnn.models import Model, Sequential
+from minirnn.models import Model, Sequential, load_model
+from tests.reference.checks import max_error
 
 RNG = np.random.default_rng(17)
 
@@ -39,7 +40,7 @@ DATA = [np.array([[1, 2, 0], [4, 0, 0]]), RNG.normal(size=(2, 4))]
 
 def test_structures_of_inputs_and_outputs() -> None:
     model = two_headed()
-    assert (model.input_names, model.output_names) == (["ids", "h"], ["gru", "head"])
+    assert (model.input_names, model.output_names) == (["ids", "h"], ["all", "head"])
     found = model(DATA)
     assert sorted(found) == ["all", "head"] and found["head"].shape == (2, 2)
     np.testing.assert_array_equal(found["all"].mask.numpy(), DATA[0] != 0)
@@ -139,7 +140,7 @@ def test_custom_layers_in_configurations() -> None:
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [
-        ([DATA[0], DATA[1][:, :3]], ShapeError, r"input 'h'.*got: \(batch=2, 3\).*expected: \(batch=None, 4\)"),
+        ([DATA[0], DATA[1][:, :3]], ShapeError, r"input 'h'.*got: \(batch=2, 3\).*expected: \(batch, 4\)"),
         ([DATA[0], DATA[1][0]], ShapeError, "input 'h'.*a batch of one"),
         ([DATA[0] + 0.5, DATA[1]], DtypeError, "input 'ids'.*fractions"),
         ([DATA[0], mr.Tensor(DATA[1])], DtypeError, "input 'h'.*float64"),
@@ -283,3 +284,26 @@ def test_summary_of_a_graph_shows_connections(capsys: pytest.CaptureFixture[str]
     assert "Connected to" in text
     assert re.search(r"gru \(GRU\) +\(None, None, 4\), \(None, 4\) +108 +embedding\[0\], shared\[0\]", text)
     assert "h[0], h[0]" in text
+
+
+def test_the_keys_of_inputs_and_outputs_name_them_in_training_too() -> None:
+    a, b = Input((3,), name="first"), Input((2,), name="second")
+    model = Model({"i": a, "a": b}, {"o": Dense(2, name="head")(a), "p": Dense(1)(b)})
+    assert (model.input_names, model.output_names) == (["a", "i"], ["o", "p"])
+    x = {"i": RNG.normal(size=(4, 3)), "a": RNG.normal(size=(4, 2))}
+    found = model.predict(x)
+    assert {name: y.shape for name, y in found.items()} == {"o": (4, 2), "p": (4, 1)}
+    model.compile("sgd", {"o": "mse", "p": "mae"}, metrics={"o": ["mae"]})
+    logs = model.evaluate(x, {"o": np.zeros((4, 2)), "p": np.zeros((4, 1))}, verbose=0, return_dict=True)
+    assert list(logs) == ["loss", "o_loss", "p_loss", "o_mae"]
+    assert max_error(logs["o_loss"], (found["o"] ** 2).mean()) < 1e-6
+    again = Model.from_config(model.get_config())
+    assert (again.input_names, again.output_names) == (["a", "i"], ["o", "p"])
+
+
+@pytest.mark.parametrize("path", [3, None, 1.5])
+def test_a_path_that_is_none_is_refused(path: Any) -> None:
+    model = Sequential([Input((3,)), Dense(2)])
+    for call in (model.save, model.save_weights, model.load_weights, load_model):
+        with pytest.raises(ArgumentError, match="path.*\n.*got.*\n.*pathlib.Path"):
+            call(path)

@@ -281,7 +281,9 @@ def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
 @public
 def var(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """The mean squared distance from the mean."""
-    return mean(square(subtract(x, mean(x, axis, keepdims=True))), axis, keepdims)
+    x = operand(x)
+    axes = several_axes(axis, x.ndim, "var")
+    return mean(square(subtract(x, mean(x, axes, keepdims=True))), axes, keepdims)
 
 
 @public
@@ -296,21 +298,24 @@ def max(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
 def min(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """The smallest element over an axis, some, or all; ties share the gradient."""
     x = operand(x)
+    axes = several_axes(axis, x.ndim, "min")
     if x.dtype.kind in "bu":  # which have no negative
-        return cast(min(cast(x, "int64"), axis, keepdims), x.dtype)
-    return negative(max(negative(x), axis, keepdims))
+        return cast(min(cast(x, "int64"), axes, keepdims), x.dtype)
+    return negative(max(negative(x), axes, keepdims))
 
 
 @public
 def any(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """Whether any element over an axis is true (not 0)."""
-    return greater(sum(cast(not_equal(x, 0), "int64"), axis, keepdims), 0)
+    x = operand(x)
+    return greater(sum(cast(not_equal(x, 0), "int64"), several_axes(axis, x.ndim, "any"), keepdims), 0)
 
 
 @public
 def all(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """Whether every element over an axis is true (not 0)."""
-    return equal(sum(cast(equal(x, 0), "int64"), axis, keepdims), 0)
+    x = operand(x)
+    return equal(sum(cast(equal(x, 0), "int64"), several_axes(axis, x.ndim, "all"), keepdims), 0)
 
 
 @public

@@ -11,14 +11,16 @@ from ..autodiff import ops, random
 from ..autodiff.tensor import Tensor
 from ..autodiff.trace import abstract, eval_shapes
 from ..errors import ArgumentError, DtypeError, ShapeError, StateError
-from ..scan import hold, scan, scan_source
+from ..scan import hold, preceded, scan, scan_source
 from . import initializers, registry
 from .base import Layer, shape_text
-from .container_step import INPUTS, OUTPUTS, ContainerStep, fitted, listed
-from .functional import SymbolicTensor
+from .container_step import INPUTS, OUTPUTS, ContainerStep, listed
+from .functional import SymbolicTensor, cast, fitted
 from .masks import merged_mask
-from .recurrent import swap_time
+from .ragged import Ragged, refuse_beside_ragged
 from .recurrent_unit import RecurrentUnit
+from .repeats import swap_time
+from .sequences import SequenceForm
 from .states import HeldStates, Stateful, TensorShape
 
 __all__ = ["RecurrentContainer", "RecurrentUnit"]
@@ -122,6 +124,7 @@ class RecurrentContainer(Stateful, Layer):
         }
         shapes = [TensorShape(t.shape[1:]) for t in states]
         self._held = HeldStates(shapes, [t.dtype for t in states], self.label, self._declared_states)
+        self._form = SequenceForm(self.label, time_major=False, rank=None)
 
     def _count(self, group: str) -> int:
         return self.step.count(group)
@@ -187,21 +190,29 @@ class RecurrentContainer(Stateful, Layer):
         output_length: int | None = None,
         teacher: Any = None,
         training: Any = None,
+        lengths: Any = None,
+        reset_mask: Any = None,
     ) -> Any:
         """Run over sequences (B, T, ...) with constants (B, ...) from initial states (B, ...).
 
         mask: (B, T), in place of the masks that came with the sequences; a state of None begins as declared,
         or, in a stateful container, as held; teacher: {state_input or its number: (B, T, ...)};
-        `output_length` goes before the constructor's.
+        `output_length` goes before the constructor's; lengths: (B,) integers, the numbers of leading steps that
+        count; reset_mask: (B, T), True where a row begins anew with the states that the call began with.
+        Sequences may be Ragged, which bring their own mask.
         """
+        self._check_ragged(listed(sequences), {"mask": mask, "lengths": lengths})
         given = {"output_length": self._checked_length(output_length), "training": training}
         if states is not None:
             given["states"] = self._group("states", states, self.step["state_inputs"], _UNTIMED)
         if teacher is not None:
             given["teacher"] = self._teacher_sequences(teacher)
-        if mask is not None:
-            mask = mask if isinstance(mask, (Tensor, SymbolicTensor)) else Tensor(mask)
-            given["mask"] = mask if mask.dtype == bool else ops.not_equal(mask, 0)
+        for name, flags in (("mask", mask), ("reset_mask", reset_mask)):
+            if flags is not None:
+                flags = _entered(flags)
+                given[name] = flags if flags.dtype == bool else ops.not_equal(flags, 0)
+        if lengths is not None:
+            given["lengths"] = _entered(lengths)
         return super().__call__(
             self._group("sequences", sequences, self.step["sequence_inputs"], _TIMED),
             constants=self._group("constants", constants, self.step["constant_inputs"], _UNTIMED),
@@ -218,10 +229,23 @@ class RecurrentContainer(Stateful, Layer):
                 expected=f"{len(steps)}" + "".join(f", {t.name} {t.shape}" for t in steps),
             )
         may_lack = what in ("states", "teacher sequences")
-        return [
-            None if x is None and may_lack else fitted(x, step, axes, f"{self.label}: {what[:-1]} for {step.name!r}")
-            for x, step in zip(values, steps, strict=True)
-        ]
+
+        def entered(x: Any, step: SymbolicTensor) -> Any:
+            x = fitted(x, step, f"{self.label}: {what[:-1]} for {step.name!r}", axes)
+            return x if x.dtype == step.dtype else cast(x, step.dtype)  # integers of another width
+
+        return [None if x is None and may_lack else entered(x, step) for x, step in zip(values, steps, strict=True)]
+
+    def _check_ragged(self, sequences: list[Any], given: dict[str, Any]) -> None:
+        ragged = [x for x in sequences if isinstance(x, Ragged)]
+        if ragged:
+            refuse_beside_ragged(self, given)
+        if any(x.lengths.tolist() != ragged[0].lengths.tolist() for x in ragged):
+            raise ShapeError(
+                f"{self.label}: its Ragged sequences have different lengths",
+                got=" and ".join(str(x.lengths.tolist()) for x in ragged),
+                expected="the same number of steps in each row",
+            )
 
     def _teacher_sequences(self, teacher: Any) -> list[Any]:
         """The teacher sequences in the order of `self.teacher`, None where there is none."""
@@ -251,13 +275,14 @@ class RecurrentContainer(Stateful, Layer):
 
     def _mask_for(self, inputs: Any, kwargs: dict[str, Any]) -> Any:
         sizes = self._sizes(inputs, kwargs["constants"], kwargs.get("states") or [], kwargs.get("output_length"))
-        mask = kwargs.get("mask")
-        mask = merged_mask([x.mask for x in inputs]) if mask is None else mask
-        if mask is None or mask.shape == sizes:
+        given = kwargs.get("mask")
+        mask = merged_mask([x.mask for x in inputs]) if given is None else given
+        mask = None if mask is None else self._form.checked_mask(mask, sizes)
+        lengths = kwargs.pop("lengths", None)
+        if lengths is None:
             return mask
-        if mask.shape == (*sizes, 1):
-            return ops.reshape(mask, sizes)
-        raise ShapeError(f"{self.label}: mask", got=shape_text(mask.shape), expected=shape_text(sizes))
+        by_length = self._form.mask_of_lengths(lengths, sizes)
+        return by_length if mask is None else ops.logical_and(mask, by_length)
 
     def call(
         self,
@@ -267,6 +292,7 @@ class RecurrentContainer(Stateful, Layer):
         mask: Any = None,
         output_length: int | None = None,
         teacher: Any = None,
+        reset_mask: Any = None,
         training: Any = False,
     ) -> Any:
         """See `__call__`; all groups are lists."""
@@ -274,16 +300,19 @@ class RecurrentContainer(Stateful, Layer):
         batch, length = self._sizes(sequences, constants, given, output_length)
         is_abstract = any(x is not None and x.is_abstract for x in [*sequences, *constants, *given])
         first = self._first_states(given, batch, is_abstract)
-        forced = self._forced(teacher if training else None, training, mask, batch, length)
+        reset = None if reset_mask is None else self._form.checked_mask(reset_mask, (batch, length), "reset_mask")
+        valid, begins = (None if x is None else swap_time(x) for x in (mask, reset))
+        forced = self._forced(teacher if training else None, training, valid, begins, (batch, length))
         (final, last), collected = scan(
             self._over_time(batch, constants, training),
             (first, self._blank(sequences, constants, first, batch, training)),
             ([swap_time(x) for x in sequences], *forced),
             length=length,
             reverse=self.go_backwards,
-            mask=None if mask is None else swap_time(mask),
+            mask=valid,
             engine="reference" if self.unroll else None,
             checkpoint=self.checkpoint,
+            reset=begins,
         )
         if self.go_backwards:
             collected = [ops.flip(y, 0) for y in collected]
@@ -391,10 +420,12 @@ class RecurrentContainer(Stateful, Layer):
             outputs = run[1]
         return [ops.zeros((batch, *t.shape[1:]), t.dtype) for t in outputs]
 
-    def _forced(self, teacher: Any, training: Any, mask: Any, batch: int, length: int) -> tuple[dict[int, Any], Any]:
+    def _forced(
+        self, teacher: Any, training: Any, valid: Any, begins: Any, sizes: tuple[int, int]
+    ) -> tuple[dict[int, Any], Any]:
         """By state the value that training may put in place of the fed-back one at each step, and where it may.
 
-        Both as a scan reads them.  The value is the teacher's of the last valid step before.
+        Both as a scan reads them.  The value is the teacher's of the last valid step before, since the row began.
         """
         if not training or not self.teacher or self.teacher_probability == 0.0:
             return {}, None
@@ -406,16 +437,16 @@ class RecurrentContainer(Stateful, Layer):
                 got="none for state " + ", ".join(map(repr, missing)),
                 fix="pass teacher={state_input: sequence}, or make it with teacher_probability=0",
             )
-        valid = ops.full((length, batch), True, bool) if mask is None else swap_time(mask)
-        valid = ops.flip(valid, 0) if self.go_backwards else valid
+        batch, length = sizes
         for x in teacher:
             if x.shape[:2] != (batch, length):
                 raise ShapeError(
                     f"{self.label}: teacher", got=shape_text(x.shape), expected=f"(batch={batch}, time={length}, ...)"
                 )
-        reached = hold(ops.full((length, batch), 1, "int64"), valid, reverse=False)
-        values = [self._delayed(hold(swap_time(x), valid, reverse=False)) for x in teacher]
-        return dict(zip(self.teacher, values, strict=True)), ops.greater(self._delayed(reached), 0)
+        valid = ops.full((length, batch), True, bool) if valid is None else valid
+        processed = ops.flip(valid, 0) if self.go_backwards else valid
+        values = [self._delayed(hold(swap_time(x), processed, reverse=False)) for x in teacher]
+        return dict(zip(self.teacher, values, strict=True)), preceded(valid, self.go_backwards, begins)
 
     def _delayed(self, sequence: Any) -> Any:
         """A sequence (T, B, ...) in processing order, one step later, as the scan reads it; zeros come first."""
@@ -450,3 +481,7 @@ class RecurrentContainer(Stateful, Layer):
 
 def _is_number(x: Any, least: int) -> bool:
     return isinstance(x, (int, np.integer)) and not isinstance(x, bool) and bool(x >= least)
+
+
+def _entered(x: Any) -> Any:
+    return x if isinstance(x, (Tensor, SymbolicTensor)) else Tensor(x)

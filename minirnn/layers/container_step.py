@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
-from ..autodiff import ops
-from ..autodiff.tensor import Tensor
 from ..errors import ArgumentError, DtypeError, FormatError, MinirnnError, ShapeError
-from .base import Layer, shape_text
-from .functional import FunctionGraph, SymbolicTensor, adapted
+from .base import Layer
+from .functional import FunctionGraph, SymbolicTensor
 from .recurrent_unit import RecurrentUnit
 
 INPUTS = ("sequence_inputs", "constant_inputs", "state_inputs")
@@ -181,28 +177,3 @@ def _layers_within(layers: Sequence[Layer]) -> Iterator[Layer]:
         yield layer
         if not isinstance(layer, RecurrentUnit):
             yield from _layers_within(layer.sublayers)
-
-
-def fitted(value: Any, step: SymbolicTensor, axes: tuple[str, ...], where: str) -> Any:
-    """What a call gives for an Input of the step, in the Input's dtype; `axes` come before the features.
-
-    Integers become floats for a float Input, whole floats integers for an integer one.  Raises ArgumentError,
-    ShapeError or DtypeError, which begin with `where`, for anything that does not fit.
-    """
-    if isinstance(value, np.ndarray):
-        value = Tensor(value, step.dtype if step.dtype.kind == value.dtype.kind == "f" else None)
-    expected = f"({', '.join([*axes, *('any' if n is None else str(n) for n in step.shape[1:])])})"
-    if not isinstance(value, (Tensor, SymbolicTensor)):
-        raise ArgumentError(where, got=type(value).__name__, expected=f"an array {expected}")
-    sizes = value.shape[len(axes) :]
-    fits = value.ndim == len(axes) + step.ndim - 1 and all(
-        want is None or got is None or want == got for got, want in zip(sizes, step.shape[1:], strict=True)
-    )
-    if not fits:
-        raise ShapeError(where, got=shape_text(value.shape, axes), expected=expected)
-    if value.dtype == step.dtype:
-        return value
-    if value.dtype.kind == step.dtype.kind == "f":
-        raise DtypeError(where, got=value.dtype, expected=step.dtype, fix=f'cast it: x.astype("{step.dtype}")')
-    value = adapted(value, step.dtype, where)
-    return ops.cast(value, step.dtype) if value.dtype.kind in "iu" else value

@@ -12,6 +12,7 @@ from ..autodiff.tensor import Tensor
 from ..errors import ArgumentError, DtypeError, MinirnnError, ShapeError
 from . import activations, constraints, initializers, registry, regularizers
 from .base import Layer, shape_text, units_of
+from .masks import merged_mask
 
 
 @registry.register(kind="layer")
@@ -101,7 +102,8 @@ class Embedding(Layer):
     """Rows of a table by number: integers (B, ...) to (B, ..., output_dim).
 
     Weight: embeddings (input_dim, output_dim).  With `mask_zero` the number 0 means padding: the result
-    carries the mask `ids != 0`.  Raises ArgumentError for a number outside of 0 .. input_dim - 1.
+    carries the mask `ids != 0`, joined with one that the numbers brought.  Raises ArgumentError for a
+    number outside of 0 .. input_dim - 1.
 
     >>> Embedding(10, 4)(np.array([[1, 2, 0]])).shape
     (1, 3, 4)
@@ -158,8 +160,8 @@ class Embedding(Layer):
         return ids
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
-        """`inputs != 0` with mask_zero, else None."""
-        return ops.not_equal(inputs, 0) if self.mask_zero else None
+        """The inputs' own mask, with mask_zero only where `inputs != 0`."""
+        return merged_mask([mask, ops.not_equal(inputs, 0)]) if self.mask_zero else mask
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -20,7 +20,9 @@ from ..autodiff.tensor import Tensor, Variable
 from ..autodiff.trace import abstract, eval_shapes
 from ..errors import ArgumentError, DtypeError, FormatError, MinirnnError, ShapeError
 from . import registry
-from .base import Layer, show, training_scope, unique
+from .base import Layer, shape_text, show, training_scope, unique
+from .masks import attach_masks
+from .ragged import Ragged
 
 Shape = tuple[int | None, ...]
 # The two numbers that stand for an unknown size, by axis; rare as real sizes.
@@ -182,6 +184,12 @@ class InputLayer(Layer):
     def get_config(self) -> dict[str, Any]:
         return {"batch_shape": list(self.batch_shape), "dtype": self.dtype, "name": self.name}
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Any:
+        shape = config.get("batch_shape", config.get("batch_input_shape"))  # the latter in Keras 2
+        others = {key: value for key, value in config.items() if key != "batch_input_shape"}
+        return super().from_config({**others, "batch_shape": shape}, custom_objects)
+
 
 def Input(
     shape: Any = None,
@@ -239,15 +247,54 @@ def _operation_name(operation: str) -> str:
     return f"ops_{operation}_{next(_operation_counts.setdefault(operation, itertools.count()))}"
 
 
-def adapted(value: Any, dtype: np.dtype[Any], where: str) -> Any:
-    """`value` for an Input of `dtype`: numbers become floats for a float one, whole floats integers for another."""
+def fitted(value: Any, input_: SymbolicTensor, where: str, axes: tuple[str, ...] = ("batch",)) -> Any:
+    """What a call gives for an Input as a Tensor of the Input's kind of dtype, with the mask that it came with.
+
+    `axes` stand in the place of the Input's batch.  Numbers become floats for a float Input, whole floats
+    integers for an integer one.  Raises ArgumentError, ShapeError or DtypeError, which begin with `where`,
+    for anything that does not fit.
+    """
+    dtype, single = input_.dtype, len(axes) == 1
+    wanted = input_.shape if single else (None,) * len(axes) + input_.shape[1:]
+    if isinstance(value, Ragged):
+        length = wanted[1] if single and len(wanted) > 1 else None  # which the Input may say
+        value = value.tensor(dtype if dtype.kind == "f" else None, length=length)
+    elif isinstance(value, np.ndarray):
+        value = Tensor(value, dtype if dtype.kind == value.dtype.kind == "f" else None)
+    elif not isinstance(value, (Tensor, SymbolicTensor)):
+        raise ArgumentError(where, got=type(value).__name__, expected=f"an array {_wanted_text(wanted, axes)}")
+    fits = value.ndim == len(wanted) and all(
+        want is None or got is None or want == got for got, want in zip(value.shape, wanted, strict=True)
+    )
+    if not fits:
+        raise ShapeError(
+            where,
+            got=shape_text(value.shape, axes),
+            expected=_wanted_text(wanted, axes),
+            fix="a single sample is a batch of one: x[None]" if value.ndim == len(wanted) - 1 else None,
+        )
     kinds = value.dtype.kind, dtype.kind
+    if kinds == ("f", "f") and value.dtype != dtype:
+        raise DtypeError(where, got=value.dtype, expected=dtype, fix=f'cast it: x.astype("{dtype}")')
     if kinds[0] == kinds[1] or (kinds[0] in "iu" and kinds[1] in "iu") or kinds[0] == "c":
         return value
     if kinds[1] in "iu" and kinds[0] == "f" and isinstance(value, Tensor) and not value.is_abstract:
         if (value.numpy() % 1 != 0).any():
             raise DtypeError(where, got=f"{value.dtype} with fractions", expected=dtype)
-    return ops.cast(value, dtype)
+    return cast(value, dtype)
+
+
+def _wanted_text(shape: Shape, axes: tuple[str, ...]) -> str:
+    named = [axis if size is None else f"{axis}={size}" for axis, size in zip(axes, shape, strict=False)]
+    return "(" + ", ".join([*named, *("any" if size is None else str(size) for size in shape[len(named) :])]) + ")"
+
+
+def cast(value: Any, dtype: Any) -> Any:
+    """`value` in another dtype, with the mask that it came with."""
+    made = ops.cast(value, dtype)
+    if isinstance(value, Tensor):
+        attach_masks(made, value.mask)
+    return made
 
 
 class FunctionGraph:

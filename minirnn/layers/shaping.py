@@ -13,7 +13,10 @@ from .masks import merged_mask
 
 
 class _Merge(Layer):
-    """A layer of a list of inputs; its output's mask is the AND of theirs."""
+    """A layer of a list of inputs; its output's mask is the AND of theirs.
+
+    So in Keras 2.  Keras 3 takes the OR, with which a step counts that one of the inputs has not got.
+    """
 
     supports_masking = True
 
@@ -166,8 +169,8 @@ class Masking(Layer):
         return ops.where(kept, inputs, ops.zeros_like(inputs))
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
-        """True where some feature differs from `mask_value`."""
-        return ops.any(ops.not_equal(inputs, self.mask_value), axis=-1)
+        """True where some feature differs from `mask_value`, and the inputs' own mask is."""
+        return merged_mask([mask, ops.any(ops.not_equal(inputs, self.mask_value), axis=-1)])
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "mask_value": self.mask_value}

@@ -7,7 +7,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO
 
 from ..errors import ArgumentError
 
@@ -22,6 +22,9 @@ class Callback:
     `close` is called once however the run ends, also by Ctrl-C, when `on_train_end` is not.
     """
 
+    # The attributes, plain values or lists of arrays, that a saved model keeps for the run that goes on from it.
+    remembered: ClassVar[tuple[str, ...]] = ()
+
     def __init__(self) -> None:
         self.model: Any = None
         self.params: dict[str, Any] = {}
@@ -31,7 +34,10 @@ class Callback:
         self.model = model
 
     def set_params(self, params: dict[str, Any]) -> None:
-        """Remember the run's `epochs`, `steps` (batches of an epoch) and `verbose`."""
+        """Remember the run's `epochs`, `steps` (batches of an epoch) and `verbose`.
+
+        fit also gives `metrics`, the names that it logs for sure, and `validates`, whether it has validation data.
+        """
         self.params = params
 
     def on_train_begin(self, logs: Logs = None) -> None:
@@ -71,6 +77,11 @@ class Callback:
 HOOKS = tuple(name for name in vars(Callback) if name.startswith("on_"))
 
 
+def _overrides(callback: Callback, hook: str) -> bool:
+    """Whether its class has a hook of its own, or the object itself, as a LambdaCallback."""
+    return hook in vars(callback) or getattr(type(callback), hook) is not getattr(Callback, hook)
+
+
 class CallbackList:
     """Several callbacks called as one, in order; a hook that none of them overrides costs nothing."""
 
@@ -83,14 +94,7 @@ class CallbackList:
                 )
             callback.set_model(model)
             callback.set_params(params)
-        self._hooks = {
-            hook: [getattr(c, hook) for c in self.callbacks if getattr(type(c), hook) is not getattr(Callback, hook)]
-            for hook in HOOKS
-        }
-        for callback in self.callbacks:  # hooks set on the object itself, as LambdaCallback does
-            for hook in HOOKS:
-                if hook in vars(callback):
-                    self._hooks[hook].append(vars(callback)[hook])
+        self._hooks = {hook: [getattr(c, hook) for c in self.callbacks if _overrides(c, hook)] for hook in HOOKS}
 
     def wants(self, hook: str) -> bool:
         """Whether any callback overrides `hook`."""
@@ -100,6 +104,24 @@ class CallbackList:
         """Call one hook of every callback that overrides it."""
         for method in self._hooks[hook]:
             method(*args)
+
+    def memories(self) -> list[dict[str, Any]]:
+        """What the callbacks remember, each with the name of its class."""
+        return [
+            {"class_name": type(c).__name__, **{name: getattr(c, name) for name in c.remembered}}
+            for c in self.callbacks
+            if c.remembered
+        ]
+
+    def remember(self, memories: Iterable[dict[str, Any]]) -> None:
+        """Give each of the `memories` to the first callback of its class that has none yet."""
+        waiting = list(memories)
+        for callback in self.callbacks:
+            found = next((m for m in waiting if m["class_name"] == type(callback).__name__), None)
+            if found is not None:
+                waiting.remove(found)
+                for name in callback.remembered:
+                    setattr(callback, name, found.get(name, getattr(callback, name)))
 
     def close(self) -> None:
         """Close every callback, also after one of them failed."""
@@ -139,6 +161,16 @@ class _Monitor(Callback):
         if mode not in ("auto", "min", "max"):
             raise ArgumentError(f"{type(self).__name__}: mode", got=repr(mode), expected='"auto", "min" or "max"')
         self.monitor, self.mode, self.min_delta = monitor, mode, abs(min_delta)
+
+    def check_watched(self) -> None:
+        """ArgumentError before the run if it will not log the watched value for want of validation data."""
+        name = self.monitor.removeprefix("val_")
+        if name != self.monitor and name in self.params.get("metrics", ()) and not self.params.get("validates", True):
+            raise ArgumentError(
+                f"{type(self).__name__} watches {self.monitor!r}, but there is no validation",
+                got="neither validation_data nor validation_split",
+                fix=f"give fit one of them, or monitor={name!r}",
+            )
 
     def is_better(self, value: float, than: float | None) -> bool:
         """Whether `value` improves on `than` (None: on anything) by more than min_delta; NaN never does."""
@@ -180,6 +212,8 @@ class EarlyStopping(_Monitor):
     patience to start anew; `start_from_epoch`: epochs before it are not watched.
     """
 
+    remembered = ("wait", "best", "best_epoch", "best_weights")
+
     def __init__(
         self,
         monitor: str = "val_loss",
@@ -202,6 +236,7 @@ class EarlyStopping(_Monitor):
         self.best_weights: list[Any] | None = None
 
     def on_train_begin(self, logs: Logs = None) -> None:
+        self.check_watched()
         self._begin()
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
@@ -235,7 +270,10 @@ class ModelCheckpoint(_Monitor):
     `filepath` may hold `{epoch}` (counted from 1), `{batch}` and logged values, as in
     `"{epoch:02d}-{val_loss:.3f}.safetensors"`.  `save_best_only` saves when `monitor` improves, at
     first on `initial_value_threshold`.  A file is complete or not there; Ctrl-C leaves the last one whole.
+    It saves after all other callbacks have seen the epoch, so that the file has what they remember.
     """
+
+    remembered = ("best",)
 
     def __init__(
         self,
@@ -255,6 +293,10 @@ class ModelCheckpoint(_Monitor):
         self.save_best_only, self.save_weights_only, self.save_freq = save_best_only, save_weights_only, save_freq
         self.best = initial_value_threshold
         self._epoch = self._batches = 0
+
+    def on_train_begin(self, logs: Logs = None) -> None:
+        if self.save_best_only:
+            self.check_watched()
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._epoch = epoch
@@ -297,6 +339,8 @@ class ReduceLROnPlateau(_Monitor):
     Not below `min_lr`, and not again before `cooldown` more epochs.  Logs "learning_rate".
     """
 
+    remembered = ("wait", "rest", "best")
+
     def __init__(
         self,
         monitor: str = "val_loss",
@@ -320,6 +364,7 @@ class ReduceLROnPlateau(_Monitor):
         self.best: float | None = None
 
     def on_train_begin(self, logs: Logs = None) -> None:
+        self.check_watched()
         self._begin()
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:

@@ -21,8 +21,16 @@ from .loop import stateful_layers
 Path = str | os.PathLike[str]
 
 
+def checked_path(path: Any, what: str) -> Path:
+    """`path` if it is one; an integer, which the system would take for an open file, is none."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise ArgumentError(f"{what}: path", got=repr(path), expected="a string or a pathlib.Path")
+    return path
+
+
 def save_model(model: Any, path: Path) -> None:
     """Write all of a model to `path`, whole or not at all; ArgumentError for layers that have no configuration."""
+    checked_path(path, f"{model.label}: save")
     groups = {"weights": named_weights(model), "states": _states(model)}
     extra: dict[str, Any] = {
         "random": random.get_state(),
@@ -31,6 +39,7 @@ def save_model(model: Any, path: Path) -> None:
         "compile": None,
         "metadata": dict(model.metadata or {}),
     }
+    extra["callbacks"], groups["callbacks"] = _memories(model)
     compiled: Compiled | None = model.compiled
     if compiled is not None:
         try:
@@ -44,11 +53,13 @@ def save_model(model: Any, path: Path) -> None:
 
 def save_weights(model: Any, path: Path) -> None:
     """Write a model's weights only."""
+    checked_path(path, f"{model.label}: save_weights")
     serialization.save_state(path, config={}, groups={"weights": named_weights(model)})
 
 
 def load_weights(model: Any, path: Path) -> None:
     """Give the model the weights in a file of `save_weights` or `save_model`; FormatError if they do not fit."""
+    checked_path(path, f"{model.label}: load_weights")
     _set_weights(model, serialization.load_state(path).groups.get("weights", {}), path)
 
 
@@ -61,7 +72,38 @@ def restore(model: Any, state: serialization.SavedState, path: Path, compile: bo
     if compile and state.extra.get("compile") is not None:
         model.compiled = Compiled.from_config(state.extra["compile"])
         model.compiled.optimizer.import_state(state.groups.get("optimizer", {}), model.trainable_variables)
-        model.resumed_run = {"random": state.extra["random"], "seed": state.extra["seed"]}
+        model.resumed_run = {
+            "random": state.extra["random"],
+            "seed": state.extra["seed"],
+            "callbacks": _restored_memories(state, path),
+        }
+
+
+def _memories(model: Any) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """What the callbacks of the latest run remember: plain values, and the arrays, by place, name and number."""
+    plain: list[dict[str, Any]] = []
+    arrays: dict[str, np.ndarray] = {}
+    callbacks = model._run_callbacks
+    for place, memory in enumerate(callbacks.memories() if callbacks is not None else ()):
+        lists = {name: value for name, value in memory.items() if isinstance(value, list)}
+        plain.append({name: len(lists[name]) if name in lists else value for name, value in memory.items()})
+        plain[-1]["lists"] = sorted(lists)
+        for name, values in lists.items():
+            arrays |= {f"{place}/{name}/{number}": np.asarray(value) for number, value in enumerate(values)}
+    return plain, arrays
+
+
+def _restored_memories(state: serialization.SavedState, path: Path) -> list[dict[str, Any]]:
+    """What `_memories` took apart; FormatError if it does not fit together."""
+    arrays = state.groups.get("callbacks", {})
+    found = []
+    try:
+        for place, plain in enumerate(state.extra.get("callbacks", [])):
+            lists = {name: [arrays[f"{place}/{name}/{k}"] for k in range(plain[name])] for name in plain["lists"]}
+            found.append({**plain, **lists, "class_name": str(plain["class_name"])})
+    except (KeyError, TypeError) as error:
+        raise FormatError(f"{path}: what callbacks remembered is damaged", got=repr(error)) from error
+    return found
 
 
 def named_weights(model: Layer) -> dict[str, np.ndarray]:

@@ -27,23 +27,25 @@ class Goal:
         self.mean = metrics.Mean("loss")
         self.latest: tuple[Any, Any] = (0.0, 0.0)
 
-    def measure(self, target: Any, prediction: Tensor, weight: Any) -> Tensor:
+    def measure(self, target: Any, prediction: Tensor, weight: Any, mask: Any) -> Tensor:
         """The loss of a batch; `track` counts it once the step has succeeded."""
         assert self.loss is not None
-        self.latest = self.loss.with_count(target, prediction, weight)
+        self.latest = self.loss.with_count(target, prediction, weight, mask)
         return self.latest[0]
 
-    def track(self, target: Any, prediction: Tensor, weight: Any) -> None:
+    def track(self, target: Any, prediction: Tensor, weight: Any, mask: Any) -> None:
         """Count the batch in the running loss and in the metrics."""
         if self.loss is not None:
             value, count = float(self.latest[0]), float(self.latest[1])
             self.mean.add(value * count, count)
         if target is None:
             return
+        # A metric finds the mask of the prediction by itself.
+        options = {} if mask is prediction.mask else {"mask": mask}
         for metric in self.metrics:
-            metric.update_state(target, prediction)
+            metric.update_state(target, prediction, **options)
         for metric in self.weighted_metrics:
-            metric.update_state(target, prediction, weight)
+            metric.update_state(target, prediction, weight, **options)
 
 
 class Compiled:
@@ -93,12 +95,12 @@ class Compiled:
     def measure(self, outputs: Sequence[Tensor], batch: Batch, penalties: Sequence[Any]) -> Any:
         """The total loss of a batch on the tape: the outputs' weighted losses and the regularizers' penalties."""
         total: Any = None
-        for goal, prediction, target, weight in zip(self.goals, outputs, batch.targets, batch.weights, strict=True):
+        for goal, prediction, target, weight, mask in self._by_goal(outputs, batch):
             if goal.loss is None:
                 continue
             if target is None:
                 raise ArgumentError(f"there are no targets y for the output {goal.name!r}, which has a loss")
-            value = goal.measure(target, prediction, weight)
+            value = goal.measure(target, prediction, weight, mask)
             value = value if goal.weight == 1.0 else value * goal.weight
             total = value if total is None else total + value
         self._latest_penalty = 0.0
@@ -109,9 +111,12 @@ class Compiled:
 
     def track(self, outputs: Sequence[Tensor], batch: Batch) -> None:
         """Count the batch that was measured last."""
-        for goal, prediction, target, weight in zip(self.goals, outputs, batch.targets, batch.weights, strict=True):
-            goal.track(target, prediction, weight)
+        for goal, prediction, target, weight, mask in self._by_goal(outputs, batch):
+            goal.track(target, prediction, weight, mask)
         self.penalty.add(self._latest_penalty * batch.size, batch.size)
+
+    def _by_goal(self, outputs: Sequence[Tensor], batch: Batch) -> Any:
+        return zip(self.goals, outputs, batch.targets, batch.weights, batch.masks, strict=True)
 
     def reset(self) -> None:
         """Forget all batches."""

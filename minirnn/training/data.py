@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,21 +12,26 @@ import numpy as np
 from ..autodiff import random
 from ..autodiff.tensor import Tensor
 from ..errors import ArgumentError, DtypeError, ShapeError
+from ..layers.ragged import Ragged
 
 
 @dataclass
 class Batch:
-    """Arrays with the same samples on axis 0: inputs, targets (None where there is none) and weights."""
+    """Arrays with the same samples on axis 0: inputs, targets (None where there is none) and weights.
+
+    `masks` say at which steps targets and outputs count; they are known once there are outputs.
+    """
 
     input_names: Sequence[str]
-    inputs: list[np.ndarray]
-    targets: list[np.ndarray | None]
-    weights: list[np.ndarray | None]
+    inputs: list[Any]
+    targets: list[Any]
+    weights: list[Any]
     size: int
+    masks: list[Any] = field(default_factory=list)
 
 
 class Samples:
-    """All samples of a run: one array for each input and, where given, each target and weight.
+    """All samples of a run: one array or Ragged for each input and, where given, each target and weight.
 
     Raises ShapeError when the arrays hold different numbers of samples, naming each array.
 
@@ -39,9 +44,9 @@ class Samples:
         self,
         input_names: Sequence[str],
         output_names: Sequence[str],
-        inputs: list[np.ndarray],
-        targets: list[np.ndarray | None],
-        weights: list[np.ndarray | None],
+        inputs: list[Any],
+        targets: list[Any],
+        weights: list[Any],
     ) -> None:
         self.input_names, self.output_names = list(input_names), list(output_names)
         self.inputs, self.targets, self.weights = inputs, targets, weights
@@ -58,7 +63,7 @@ class Samples:
     ) -> Samples:
         """The samples in `x`, `y` and `sample_weight`: an array each, a list in order, or a dict by name."""
         inputs = arrays("x", x, input_names)
-        targets: list[np.ndarray | None] = [None] * len(output_names)
+        targets: list[Any] = [None] * len(output_names)
         if y is not None:
             targets = arrays("y", y, output_names)
         weights = _weights(sample_weight, output_names)
@@ -118,7 +123,7 @@ class Samples:
         return random.numpy_generator("shuffle", epoch).permutation(self.size)
 
     def _take(self, index: Any) -> Samples:
-        def take(group: Sequence[np.ndarray | None]) -> list[Any]:
+        def take(group: Sequence[Any]) -> list[Any]:
             return [None if array is None else array[index] for array in group]
 
         return Samples(self.input_names, self.output_names, take(self.inputs), take(self.targets), take(self.weights))
@@ -143,8 +148,8 @@ def names_for(kind: str, value: Any) -> list[str]:
     return [kind] if count == 1 else [f"{kind}_{i}" for i in range(count)]
 
 
-def arrays(what: str, value: Any, names: Sequence[str]) -> list[np.ndarray | None]:
-    """One array for each name, from an array, a list in the order of `names`, or a dict by name.
+def arrays(what: str, value: Any, names: Sequence[str]) -> list[Any]:
+    """One array or Ragged for each name, from an array, a list in the order of `names`, or a dict by name.
 
     With one name, a list of numbers or of nested lists is itself the array.
 
@@ -160,7 +165,7 @@ def arrays(what: str, value: Any, names: Sequence[str]) -> list[np.ndarray | Non
                 f"{what}: one array for each of {', '.join(names)}",
                 got=f"{len(value)} entries",
                 expected=len(names),
-                fix=f"for one array, pass np.stack({what})" if len(names) == 1 else None,
+                fix=f"for one input, pass np.stack({what}), or mr.Ragged({what})" if len(names) == 1 else None,
             )
         return [_array(f"{what}[{name!r}]", entry) for name, entry in zip(names, value, strict=True)]
     if len(names) > 1:
@@ -173,7 +178,7 @@ def arrays(what: str, value: Any, names: Sequence[str]) -> list[np.ndarray | Non
 
 
 def _holds_arrays(value: Sequence[Any]) -> bool:
-    return any(isinstance(entry, (np.ndarray, Tensor)) and entry.ndim > 0 for entry in value)
+    return any(isinstance(entry, (np.ndarray, Tensor, Ragged)) and entry.ndim > 0 for entry in value)
 
 
 def _check_names(what: str, given: Mapping[str, Any], names: Sequence[str]) -> None:
@@ -187,16 +192,16 @@ def _check_names(what: str, given: Mapping[str, Any], names: Sequence[str]) -> N
         )
 
 
-def _array(what: str, value: Any) -> np.ndarray | None:
-    if value is None:
-        return None
+def _array(what: str, value: Any) -> np.ndarray | Ragged | None:
+    if value is None or isinstance(value, Ragged):
+        return value
     try:
         array = np.asarray(value)
     except ValueError as error:
         raise ShapeError(
             f"{what} is no regular array",
             got=str(error),
-            fix="pad the rows to one length, and say with a mask which steps count",
+            fix="mr.Ragged(rows) takes sequences of different lengths",
         ) from None
     if array.dtype.kind not in "fiub":
         raise DtypeError(f"{what} must hold numbers", got=f"{type(value).__name__} of dtype {array.dtype}")
@@ -205,7 +210,7 @@ def _array(what: str, value: Any) -> np.ndarray | None:
     return array
 
 
-def _weights(sample_weight: Any, names: Sequence[str]) -> list[np.ndarray | None]:
+def _weights(sample_weight: Any, names: Sequence[str]) -> list[Any]:
     if sample_weight is None:
         return [None] * len(names)
     if len(names) > 1 and not isinstance(sample_weight, (Mapping, list, tuple)):

@@ -19,6 +19,8 @@ from .data import Batch, Samples
 from .interrupts import Uninterrupted
 from .nonfinite import all_finite, explain, explain_gradient, explain_update
 from .progress import ProgressLine
+from .ragged import beside, joined, rows_of
+from .windows import Windows
 
 
 class _Before:
@@ -37,8 +39,9 @@ class _Before:
 class Steps:
     """Steps of training and evaluation of one model; what does not change during a run is looked up once."""
 
-    def __init__(self, model: Any, compiled: Compiled) -> None:
+    def __init__(self, model: Any, compiled: Compiled, tbptt: int | None = None) -> None:
         self.model, self.compiled = model, compiled
+        self.windows = None if tbptt is None else Windows(model, tbptt)
         self.variables = model.trainable_variables
         self.constraints = model.constraints
         self.stateful = stateful_layers(model)
@@ -46,6 +49,11 @@ class Steps:
         self.penalized = bool(model.losses) or type(model).losses is not Layer.losses
 
     def train(self, batch: Batch) -> None:
+        """One update of the weights, or one for each window of the batch; see `_update_on`."""
+        for part in [batch] if self.windows is None else self.windows.of(batch):
+            self._update_on(part)
+
+    def _update_on(self, batch: Batch) -> None:
         """One update of the weights; after an error or Ctrl-C all is as before it.
 
         Raises NonFiniteError for a loss, a gradient or an update that is not finite.
@@ -54,7 +62,7 @@ class Steps:
         try:
             with np.errstate(all="ignore"):  # overflow is found out below, and reported with its place
                 with Tape() as tape:
-                    outputs, loss = self._measure(batch, training=True)
+                    outputs, batch, loss = self._measure(batch, training=True)
                 self._check(batch, loss, before, training=True)
                 gradients = tape.gradient(loss, self.variables)
                 if not all(g is None or all_finite(g.value) for g in gradients):
@@ -74,15 +82,16 @@ class Steps:
         before = _Before(self.stateful)
         try:
             with np.errstate(all="ignore"):
-                outputs, loss = self._measure(batch, training=False)
+                outputs, batch, loss = self._measure(batch, training=False)
                 self._check(batch, loss, before, training=False)
                 self.compiled.track(outputs, batch)
         except BaseException:
             before.restore()
             raise
 
-    def _measure(self, batch: Batch, training: bool) -> tuple[Sequence[Tensor], Any]:
-        outputs = trees.flatten(run_model(self.model, batch.inputs, training))[0]
+    def _measure(self, batch: Batch, training: bool) -> tuple[Sequence[Tensor], Batch, Any]:
+        """The outputs, the batch with its targets like them, and the loss."""
+        outputs = self._run(batch, training)
         if len(outputs) != len(self.compiled.goals):
             raise ArgumentError(
                 f"{self.model.label}: another number of outputs than when it was compiled",
@@ -90,10 +99,17 @@ class Steps:
                 expected=len(self.compiled.goals),
                 fix="compile it again",
             )
+        batch = beside(batch, [goal.name for goal in self.compiled.goals], outputs)
         loss = self.compiled.measure(outputs, batch, self.model.losses if self.penalized else [])
         if training and loss is None:
             raise ArgumentError(f"{self.model.label}: there is no loss to train with", fix='compile(..., loss="mse")')
-        return outputs, loss
+        return outputs, batch, loss
+
+    def _run(self, batch: Batch, training: bool) -> list[Tensor]:
+        if training and self.windows is not None:
+            return self.windows.run(batch.inputs, training)
+        found: list[Tensor] = trees.flatten(run_model(self.model, batch.inputs, training))[0]
+        return found
 
     def _check(self, batch: Batch, loss: Any, before: _Before, training: bool) -> None:
         value = 0.0 if loss is None else float(loss)
@@ -103,7 +119,7 @@ class Steps:
 
     def _again(self, batch: Batch, training: bool) -> Callable[[], Any]:
         """The forward pass, for a second look once `before.restore()` lets it see what the first one saw."""
-        return lambda: run_model(self.model, batch.inputs, training)
+        return lambda: self._run(batch, training)
 
     def _update(self, gradients: Sequence[Any]) -> None:
         optimizer = self.compiled.optimizer
@@ -145,12 +161,18 @@ def fit(
     initial_epoch: int,
     shuffle: bool,
     seed: int | None,
+    tbptt: int | None = None,
+    memories: Sequence[dict[str, Any]] = (),
 ) -> None:
-    """Train for the epochs from `initial_epoch` to `epochs`; the callbacks are closed by the caller."""
-    steps = Steps(model, compiled)
+    """Train for the epochs from `initial_epoch` to `epochs`; the callbacks are closed by the caller.
+
+    `memories`: what the callbacks of the run that this one goes on with remembered.
+    """
+    steps = Steps(model, compiled, tbptt)
     logs: dict[str, float] = {}
     model.stop_training = False
     callbacks.call("on_train_begin", {})
+    callbacks.remember(memories)
     for epoch in range(initial_epoch, epochs):
         if seed is not None:
             seed_epoch(seed, epoch)
@@ -201,17 +223,18 @@ def evaluate(steps: Steps, samples: Samples, callbacks: CallbackList, batch_size
     return logs
 
 
-def predict(model: Any, samples: Samples, batch_size: int, line: ProgressLine | None) -> Any:
-    """The model's outputs for all samples as arrays, in the structure in which the model returns them."""
-    parts: list[list[np.ndarray]] = []
+def predict(model: Any, samples: Samples, batch_size: int, line: ProgressLine | None = None) -> Any:
+    """The model's outputs for all samples as arrays or Ragged, in the structure in which the model returns them."""
+    parts: list[list[Any]] = []
     form: Any = None
     # Without samples one empty batch says what the shapes are.
     batches = samples.batches(batch_size) if samples.size else [samples.whole()]
     for number, batch in enumerate(batches):
         leaves, form = trees.flatten(run_model(model, batch.inputs, training=False))
-        parts.append([leaf.numpy() for leaf in leaves])
+        symbols = getattr(model, "outputs", None) or [None] * len(leaves)
+        parts.append([rows_of(leaf, x, batch.inputs) for leaf, x in zip(leaves, symbols, strict=True)])
         if line is not None:
             line.update(number + 1, {})
     if line is not None:
         line.finish({})
-    return trees.unflatten(form, [np.concatenate(arrays) for arrays in zip(*parts, strict=True)])
+    return trees.unflatten(form, [joined(column) for column in zip(*parts, strict=True)])

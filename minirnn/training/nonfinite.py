@@ -12,6 +12,7 @@ from ..autodiff import trees
 from ..autodiff.tensor import Tensor, Variable
 from ..errors import NonFiniteError
 from ..layers.base import Layer, observe
+from ..layers.ragged import Ragged
 from .compiled import Compiled, Goal
 from .data import Batch
 
@@ -102,14 +103,18 @@ def explain(model: Any, compiled: Compiled, run: Callable[[], Any], batch: Batch
         if place is not None:
             return _error(f"{symptom} because the weight {named_weight(model, variable)} holds {place.value}")
     witness, outputs = _witnessed(run)
-    input_masks = [witness.mask_for(x) for x in batch.inputs]
-    masks = [output.mask for output in outputs]
+    inputs = [x.padded() if isinstance(x, Ragged) else x for x in batch.inputs]
+    input_masks = [witness.mask_for(x) for x in inputs]
     names = [goal.name for goal in compiled.goals]
+    # What reaches no output, such as NaN in steps that a mask of the user's leaves out, is not to blame.
+    found = None
+    if any(first_bad(output, mask) is not None for output, mask in zip(outputs, batch.masks, strict=True)):
+        found = _in_data(symptom, "input", batch.input_names, inputs, input_masks)
+        found = found or _in_layers(symptom, model, witness)
     return (
-        _in_data(symptom, "input", batch.input_names, batch.inputs, input_masks)
-        or _in_layers(symptom, model, witness)
-        or _in_data(symptom, "target of output", names, batch.targets, masks)
-        or _in_data(symptom, "sample weight of output", names, batch.weights, masks)
+        found
+        or _in_data(symptom, "target of output", names, batch.targets, batch.masks)
+        or _in_data(symptom, "sample weight of output", names, batch.weights, batch.masks)
         or _in_losses(symptom, compiled.goals, outputs, batch)
     )
 
@@ -189,12 +194,13 @@ def _enclosing(model: Layer, label: str, bad: list[tuple[str, Place]]) -> tuple[
 
 
 def _in_losses(symptom: str, goals: Sequence[Goal], outputs: Sequence[Tensor], batch: Batch) -> NonFiniteError:
-    for goal, output, target, weight in zip(goals, outputs, batch.targets, batch.weights, strict=True):
+    known = zip(goals, outputs, batch.targets, batch.weights, batch.masks, strict=True)
+    for goal, output, target, weight, mask in known:
         if goal.loss is None:
             continue
         apart = copy.copy(goal.loss)
         apart.reduction = "none"
-        values = np.asarray(apart(target, output, weight))
+        values = np.asarray(apart(target, output, weight, mask))
         place = first_bad(values[..., None] if output.ndim >= 3 and values.ndim == 2 else values)
         if place is not None or not np.isfinite(float(goal.latest[0])):
             what = f"{symptom}: {goal.loss.name} of output {goal.name!r} overflowed, its inputs are finite"

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..autodiff import random, trees
-from ..errors import ArgumentError
+from ..errors import ArgumentError, StateError
 from . import checkpoint, loop
-from .callbacks import Callback, CallbackList, History
+from .callbacks import Callback, CallbackList, History, ModelCheckpoint
 from .compiled import Compiled
 from .data import Samples, check_batch_size, names_for
 from .optimizers import Optimizer
@@ -23,7 +23,8 @@ BATCH_SIZE = 32
 class Trainer:
     """A mixin for layers that are whole models; `Model` has it.
 
-    Data are arrays with the samples on axis 0, for several inputs or outputs in lists or in dicts by name.
+    Data are arrays with the samples on axis 0, or Ragged; for several inputs or outputs in lists or in
+    dicts by name.
 
     >>> from minirnn.layers import Dense, Input
     >>> from minirnn.models import Sequential
@@ -38,6 +39,7 @@ class Trainer:
     stop_training = False
     trained_epochs = 0  # what fit's initial_epoch must be to go on where training ended
     history: History | None = None
+    _run_callbacks: CallbackList | None = None  # those of the latest fit
     compiled: Compiled | None = None
     run_seed: int | None = None  # of the run that trained the model last
     _shown_outputs: Sequence[str] = ()
@@ -87,6 +89,7 @@ class Trainer:
         sample_weight: Any = None,
         initial_epoch: int = 0,
         seed: int | None = None,
+        tbptt: int | None = None,
     ) -> History:
         """Train for the epochs from `initial_epoch` to `epochs` and return their History.
 
@@ -95,9 +98,15 @@ class Trainer:
         terminal, 2 a line an epoch, "auto" is 1.  `seed` makes the run repeatable to the bit, whatever
         random numbers were drawn before; a loaded model goes on with the numbers it was saved with,
         so `fit(..., initial_epoch=model.trained_epochs)` equals a run that was never stopped.
+
+        `x`, `y` and `sample_weight` may be Ragged; each batch is padded to its own longest row, and what
+        is padded counts nowhere.  `tbptt=k` makes one update for each window of k steps of a batch,
+        truncated backpropagation through time: recurrent layers go on with the states that the window before
+        ended with, which have no gradient.  It is for models that are causal in time and predict at every
+        step; dropout draws anew in each window.
         Raises NonFiniteError, with the weights from before the step, when the loss is NaN or infinite.
         """
-        size = check_batch_size(BATCH_SIZE if batch_size is None else batch_size)
+        size = check_batch_size(self._fixed_batch() or BATCH_SIZE if batch_size is None else batch_size)
         level = _verbosity(verbose)
         _check_epochs(initial_epoch, epochs)
         if seed is not None:
@@ -109,13 +118,19 @@ class Trainer:
             validation = self._validation_samples(validation_data).require_some("fit: validation_data")
         elif validation_split:
             samples, validation = samples.split(validation_split)
+        self._check_batches("fit", size, samples, *([] if validation is None else [validation]))
         self.history = History()
         given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
+        given.sort(key=lambda callback: isinstance(callback, ModelCheckpoint))
         # The progress line ends before other callbacks print; the History sees what they add to the logs.
         listed = [*([ProgressLogger(level)] if level else []), *given, self.history]
-        params = {"epochs": epochs, "steps": samples.count_batches(size), "verbose": level}
+        params = {
+            "epochs": epochs, "steps": samples.count_batches(size), "verbose": level,
+            "metrics": list(compiled.results()), "validates": validation is not None,
+        }  # fmt: skip
         called = CallbackList(listed, self, params)
-        self._begin_run(seed)
+        resumed = self._begin_run(seed)
+        self._run_callbacks = called
         try:
             loop.fit(
                 self,
@@ -128,17 +143,21 @@ class Trainer:
                 initial_epoch=initial_epoch,
                 shuffle=shuffle,
                 seed=self.run_seed,
+                tbptt=tbptt,
+                memories=resumed["callbacks"] if initial_epoch == self.trained_epochs else (),
             )
         finally:
             called.close()
         return self.history
 
-    def _begin_run(self, seed: int | None) -> None:
+    def _begin_run(self, seed: int | None) -> dict[str, Any]:
+        """Set the random numbers; returns what a loaded model's first run goes on with."""
         resumed, self.resumed_run = self.resumed_run, None
         if resumed is not None and seed is None:
             seed = resumed["seed"]
             random.set_state(resumed["random"])
         self.run_seed = seed
+        return resumed or {"callbacks": ()}
 
     def evaluate(
         self,
@@ -151,8 +170,9 @@ class Trainer:
         return_dict: bool = False,
     ) -> Any:
         """The loss and metrics over all samples: a number, a list of them, or a dict by name."""
-        size = check_batch_size(BATCH_SIZE if batch_size is None else batch_size)
+        size = check_batch_size(self._fixed_batch() or BATCH_SIZE if batch_size is None else batch_size)
         samples = self._samples(x, y, sample_weight).require_some("evaluate")
+        self._check_batches("evaluate", size, samples)
         compiled = self._require_compiled("evaluate", samples)
         level = _verbosity(verbose)
         given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
@@ -167,10 +187,13 @@ class Trainer:
     def predict(self, x: Any, batch_size: int | None = None, verbose: str | int = 0) -> Any:
         """The outputs for all samples, an array or the structure of arrays that the model returns.
 
+        For Ragged inputs, outputs at every step are Ragged of the same lengths: those that carry a mask, or
+        whose time axis has no fixed size in the model's graph.
         Batches go through the model in order; stateful layers keep their states from one to the next.
         """
-        size = check_batch_size(BATCH_SIZE if batch_size is None else batch_size)
+        size = check_batch_size(self._fixed_batch() or BATCH_SIZE if batch_size is None else batch_size)
         samples = self._samples(x, None, None)
+        self._check_batches("predict", size, samples)
         level = _verbosity(verbose)
         line = ProgressLine("Predict", samples.count_batches(size), brief=level == 2) if level else None
         try:
@@ -179,9 +202,11 @@ class Trainer:
             if line is not None:
                 line.abandon()
 
-    def train_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
-        """One update; the loss and metrics of this batch before it, as `evaluate` returns them."""
-        return self._on_batch("train_on_batch", x, y, sample_weight, return_dict)
+    def train_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False, tbptt: int | None = None
+    ) -> Any:
+        """One update, or with `tbptt` one a window; the loss and metrics before it, as `evaluate` returns them."""
+        return self._on_batch("train_on_batch", x, y, sample_weight, return_dict, tbptt)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
         """The loss and metrics of this batch, as `evaluate` returns them."""
@@ -190,12 +215,14 @@ class Trainer:
     def predict_on_batch(self, x: Any) -> Any:
         """The outputs for one batch as arrays."""
         samples = self._samples(x, None, None)
-        return trees.map(lambda t: t.numpy(), loop.run_model(self, samples.inputs, training=False))
+        return loop.predict(self, samples, max(samples.size, 1))
 
-    def _on_batch(self, what: str, x: Any, y: Any, sample_weight: Any, return_dict: bool) -> Any:
+    def _on_batch(
+        self, what: str, x: Any, y: Any, sample_weight: Any, return_dict: bool, tbptt: int | None = None
+    ) -> Any:
         samples = self._samples(x, y, sample_weight).require_some(what)
         compiled = self._require_compiled(what, samples)
-        steps = loop.Steps(self, compiled)
+        steps = loop.Steps(self, compiled, tbptt)
         compiled.reset()
         (steps.train if what == "train_on_batch" else steps.evaluate)(samples.whole())
         return _as_asked(compiled.results(), return_dict)
@@ -235,6 +262,27 @@ class Trainer:
             layer.states = None
         self._shown_outputs = names_for("output", trees.flatten(outputs)[0])
         return self._output_names()
+
+    def _fixed_batch(self) -> int | None:
+        """The number of samples that an Input says a batch has."""
+        return next((x.shape[0] for x in getattr(self, "inputs", []) if x.shape[:1] != (None,)), None)
+
+    def _check_batches(self, what: str, size: int, *parts: Samples) -> None:
+        """StateError, before anything runs, for batches of another size than a stateful layer can take."""
+        counts = [samples.size for samples in parts if samples.size]
+        sizes = [n for count in counts for n in (min(size, count), count % size) if n]
+        for layer in loop.stateful_layers(self) if sizes else []:
+            held = trees.flatten(layer.states)[0]
+            wanted = held[0].shape[0] if held else self._fixed_batch() or sizes[0]
+            wrong = [n for n in sizes if n != wanted]
+            if wrong:
+                raise StateError(
+                    f"{what}: {layer.label} is stateful, so that its batch size may not change",
+                    got=f"{' and '.join(map(str, counts))} samples in batches of {size}, one of them of {wrong[-1]}",
+                    expected=f"batches of {wanted}",
+                    fix=f"batch_size={wanted} and a multiple of it in samples"
+                    + (", or reset_states() before" * bool(held)),
+                )
 
     def _validation_samples(self, data: Any) -> Samples:
         if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):

@@ -7,9 +7,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from minirnn.errors import ArgumentError
+from minirnn.layers import Dense, Input
+from minirnn.models import Sequential
 from minirnn.training import callbacks
 from minirnn.training.optimizers import SGD
 from minirnn.training.schedules import ExponentialDecay
@@ -244,3 +247,26 @@ def test_messages_say_what_was_done(capsys: pytest.CaptureFixture[str], tmp_path
         "Epoch 2: learning rate reduced from 1 to 0.1",
         "Epoch 1: learning rate 0.5",
     ]
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [callbacks.EarlyStopping(), callbacks.ReduceLROnPlateau(), callbacks.ModelCheckpoint("m", save_best_only=True)],
+)
+def test_a_validation_that_will_not_be_is_missed_before_the_first_epoch(callback: Any) -> None:
+    model = Sequential([Input((2,)), Dense(1)])
+    model.compile("sgd", "mse")
+    x, y = np.ones((4, 2)), np.ones((4, 1))
+    before = model.get_weights()
+    with pytest.raises(ArgumentError, match="watches 'val_loss'(.|\n)*monitor='loss'"):
+        model.fit(x, y, callbacks=callback, verbose=0)
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+def test_a_callback_may_log_what_another_one_watches() -> None:
+    model = Sequential([Input((2,)), Dense(1)])
+    model.compile("sgd", "mse")
+    logger = callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(val_score=1.0))
+    watcher = callbacks.EarlyStopping("val_score", mode="max", patience=1)
+    history = model.fit(np.ones((4, 2)), np.ones((4, 1)), epochs=5, callbacks=[logger, watcher], verbose=0)
+    assert len(history.epoch) == 2

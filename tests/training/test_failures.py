@@ -167,6 +167,18 @@ def test_bad_targets_and_weights_are_named() -> None:
     assert "time step 4, in row 5" in str(error.value)
 
 
+def test_an_input_that_reaches_no_output_is_not_to_blame() -> None:
+    x, known = Input((None, 3)), Input((None,), dtype="bool")
+    model = Model([x, known], Dense(2, name="head")(LSTM(3)(x, mask=known)))
+    model.compile("sgd", "mse")
+    there = np.ones(X.shape[:2], bool)
+    there[:, 1] = False
+    spoiled, y = np.where(there[..., None], X, np.nan), Y[:, 0].copy()
+    y[3, 1] = np.nan
+    with pytest.raises(NonFiniteError, match="target of output 'head'"):
+        model.fit([spoiled, there], y, shuffle=False, verbose=0)
+
+
 def test_nan_in_padded_inputs_is_not_to_blame() -> None:
     x = X.copy()
     x[:, 3:] = -1.0

@@ -255,3 +255,37 @@ def test_plain_values_of_the_user_are_saved_along(tmp_path: Path) -> None:
     model.metadata = None
     model.save(tmp_path / "m")
     assert load_model(tmp_path / "m").metadata == {}
+
+
+def plateau_run() -> tuple[Any, list[mr.callbacks.Callback]]:
+    """A rate so high that the loss hardly falls, and callbacks that count for how long."""
+    mr.seed(5)
+    model = new_model("sgd")
+    return model, [
+        mr.callbacks.ReduceLROnPlateau(patience=2, factor=0.5, min_delta=10.0),
+        mr.callbacks.EarlyStopping(patience=4, restore_best_weights=True, min_delta=10.0),
+    ]
+
+
+def test_callbacks_go_on_counting_where_a_saved_run_ended(tmp_path: Path) -> None:
+    whole, callbacks = plateau_run()
+    want = fit(whole, 9, callbacks=callbacks, seed=3)
+    stopped, callbacks = plateau_run()
+    # First in the list, it still saves what the others remember of the epoch.
+    saver = mr.callbacks.ModelCheckpoint(tmp_path / "m.safetensors")
+    fit(stopped, 3, callbacks=[saver, *callbacks], seed=3)
+    again = load_model(tmp_path / "m.safetensors")
+    _, callbacks = plateau_run()
+    found = fit(again, 9, callbacks=callbacks, initial_epoch=3)
+    assert len(want["loss"]) == 5 and want["learning_rate"][-1] < want["learning_rate"][0]
+    assert {name: values[3:] for name, values in want.items()} == found
+    assert [w.tobytes() for w in again.get_weights()] == [w.tobytes() for w in whole.get_weights()]
+
+
+def test_a_run_from_the_first_epoch_has_callbacks_that_begin_anew(tmp_path: Path) -> None:
+    model, callbacks = plateau_run()
+    fit(model, 3, callbacks=callbacks)
+    model.save(tmp_path / "m")
+    again = load_model(tmp_path / "m")
+    _, callbacks = plateau_run()
+    assert len(fit(again, 9, callbacks=callbacks)["loss"]) == 5

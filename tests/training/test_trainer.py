@@ -10,7 +10,7 @@ import pytest
 
 import minirnn as mr
 from minirnn.errors import ArgumentError, ShapeError, StateError
-from minirnn.layers import LSTM, Concatenate, Dense, Dropout, Embedding, Input, Layer, Masking, SimpleRNN
+from minirnn.layers import LSTM, Concatenate, Dense, Dropout, Embedding, Input, Masking, SimpleRNN
 from minirnn.models import Model, Sequential
 from tests.reference.checks import max_error
 
@@ -439,7 +439,7 @@ def test_progress_in_a_file_is_a_line_an_epoch(capsys: pytest.CaptureFixture[str
         (lambda m: m.fit(X, Y[:, :1].repeat(3, 1)), ShapeError, "different shapes"),
         (lambda m: m.fit(X[:, :2], Y), ShapeError, "input"),
         (lambda m: m.predict([X, X]), ArgumentError, "one array for each"),
-        (lambda m: m.fit(X, Y, tbptt=3), TypeError, "tbptt"),
+        (lambda m: m.fit(X, Y, tbptt=3), ArgumentError, "tbptt.*no input has a time axis"),
     ],
 )
 def test_misuse_raises_before_anything_changes(call: Any, error: type[Exception], text: str) -> None:
@@ -464,7 +464,28 @@ def test_a_stateful_batch_of_another_size_is_refused_and_leaves_all_as_it_was() 
     model = Sequential([Input((None, 3)), LSTM(4, stateful=True), Dense(2)])
     model.compile("sgd", "mse")
     x = RNG.standard_normal((5, 2, 3))
-    with pytest.raises(StateError, match="batch size"):
-        model.fit(x, Y[:5], batch_size=3, shuffle=False, verbose=0)
-    layer: Layer = model.layers[0]
-    assert layer.states[0].shape[0] == 3  # type: ignore[attr-defined]
+    before = model.get_weights()
+    for call in (
+        lambda: model.fit(x, Y[:5], batch_size=3, shuffle=False, verbose=0),
+        lambda: model.evaluate(x, Y[:5], batch_size=3, verbose=0),
+        lambda: model.predict(x, batch_size=3),
+    ):
+        with pytest.raises(StateError, match="LSTM.*batch size.*\n.*one of them of 2"):
+            call()
+    with pytest.raises(StateError, match="4 and 3 samples in batches of 4, one of them of 3"):
+        model.fit(x[:4], Y[:4], validation_data=(x[:3], Y[:3]), batch_size=4, verbose=0)
+    layer: Any = model.layers[0]
+    assert layer.states is None and all(np.array_equal(a, b) for a, b in zip(before, model.get_weights()))
+    model.predict(x[:3])
+    with pytest.raises(StateError, match="batch size.*\n.*4 samples.*\n.*batches of 3"):
+        model.predict(x[:4])
+    model.reset_states()
+    assert model.predict(x[:4]).shape == (4, 2)
+
+
+def test_a_batch_has_the_size_that_the_input_says() -> None:
+    model = Sequential([Input(batch_shape=(3, None, 2)), LSTM(4, stateful=True), Dense(2)])
+    x = RNG.standard_normal((6, 5, 2))
+    assert model.predict(x).shape == (6, 2)
+    with pytest.raises(StateError, match="batches of 3"):
+        model.predict(x[:4])
