@@ -42,6 +42,8 @@ def _form(x: Any, leaves: list[Any]) -> Any:
         return ("dict", keys, tuple([_form(x[key], leaves) for key in keys]))
     if isinstance(x, tuple) and hasattr(x, "_fields"):
         return (kind, tuple([_form(item, leaves) for item in x]))
+    if isinstance(x, list):  # one that also gives names to its items is taken apart as any other
+        return ("list", tuple([_form(item, leaves) for item in x]))
     leaves.append(x)
     return LEAF
 

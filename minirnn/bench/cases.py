@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 STEPS = 100
@@ -10,6 +11,8 @@ OWN = ("layer_norm_lstm", "attention_lstm", "fed_back_lstm", "stacked_lstm")
 CELLS = (*BUILT_IN, *OWN)
 SLOTS = 20  # vectors that the attention looks at
 LAYERS = 3  # stacked cells
+# The images of the ConvLSTM2D: their sizes, their channels, the kernel.
+IMAGE, CHANNELS, KERNEL = (32, 32), 8, (3, 3)
 
 
 class Target(NamedTuple):
@@ -20,7 +23,7 @@ class Target(NamedTuple):
 
 
 class Case(NamedTuple):
-    """One cell of a grid; features and units are equal."""
+    """One cell of a grid; features and units are equal, but for images, whose units are filters."""
 
     grid: str
     cell: str
@@ -49,6 +52,9 @@ def _products(cell: str, units: int) -> tuple[int, int]:
 
     A product with a weight has two products in its backward; that with x has one, for x needs no gradient.
     """
+    if cell == "conv_lstm":
+        place = math.prod(IMAGE) * math.prod(KERNEL) * 4 * units
+        return place * (CHANNELS + units), place * (CHANNELS + 2 * units)
     square, gates = units * units, {"simple_rnn": 1, "gru": 3}.get(cell, 4)
     of_x, of_state = gates, gates  # products with x, and with what has a gradient
     attention = 0
@@ -114,6 +120,10 @@ def _stream() -> list[Case]:
     return [Case("stream", cell, 1, 64, (Target(("onnxruntime",), 5.0),)) for cell in ("gru", "lstm")]
 
 
+def _images() -> list[Case]:
+    return [Case("images", "conv_lstm", 4, 16, (Target(("keras", "torch"), 1.0),), training=True, steps=10)]
+
+
 def _engines() -> list[Case]:
     """The numpy engine against the step-by-step loop, and against the same LSTM written by hand with autograd."""
     return [
@@ -128,6 +138,7 @@ GRIDS = {
     "training": _training(),
     "own": _own(),
     "stream": _stream(),
+    "images": _images(),
     "engines": _engines(),
 }
 ALL = tuple(name for name in GRIDS if name != "engines")  # those of the kernels
@@ -137,6 +148,7 @@ TITLES = {
     "training": "Training step: forward and backward",
     "own": "Users' own steps",
     "stream": "One streamed step, called from Python",
+    "images": "Training step of a ConvLSTM2D",
     "engines": "The numpy engine, LSTM training",
 }
 
@@ -147,7 +159,7 @@ def chosen(grid: str, cells: tuple[str, ...] | None = None, quick: bool = False)
     >>> [case.title for case in chosen("stream")]
     ['gru streamed step B=1 H=64', 'lstm streamed step B=1 H=64']
     >>> len(chosen("all")), len(chosen("all", quick=True)), len(chosen("own", ("fed_back_lstm",)))
-    (95, 19, 6)
+    (96, 20, 6)
     """
     cases = [case for name in (ALL if grid == "all" else (grid,)) for case in GRIDS[name]]
     cases = [case for case in cases if cells is None or case.cell in cells]

@@ -13,16 +13,17 @@ from .. import config
 from ..autodiff.tape import Tape
 from ..autodiff.tensor import Variable
 from ..errors import MinirnnError
-from ..layers import GRU, LSTM, Input, SimpleRNN
+from ..layers import GRU, LSTM, ConvLSTM2D, Input, SimpleRNN
 from ..models import Model
 from . import own
-from .cases import BUILT_IN, SLOTS, Case
+from .cases import BUILT_IN, CHANNELS, IMAGE, KERNEL, SLOTS, Case
 
 # What has to be importable for each peer.
 MODULES = {
     "onnxruntime": ("onnx", "onnxruntime"),
     "torch": ("torch",),
     "jax": ("jax",),
+    "keras": ("keras", "jax"),
     "autograd": ("autograd",),
 }
 # Who may take part in each grid, beside minirnn's own engines.
@@ -32,6 +33,7 @@ PEERS = {
     "training": ("torch", "jax"),
     "own": ("torch", "jax"),
     "stream": ("onnxruntime",),
+    "images": ("torch", "jax", "keras"),
     "engines": ("autograd",),
 }
 TOLERANCE = 1e-4
@@ -79,13 +81,16 @@ class Work:
         if case.cell == "fed_back_lstm":
             self.inputs = [rng.normal(size=(batch, units)) for _ in range(2)]
         else:
-            self.inputs = [rng.normal(size=(batch, steps, units))]
+            features = (*IMAGE, CHANNELS) if case.cell == "conv_lstm" else (units,)
+            self.inputs = [rng.normal(size=(batch, steps, *features))]
         if case.cell == "attention_lstm":
             self.inputs.append(rng.normal(size=(batch, SLOTS, units)))
         self.inputs = [array.astype("float32") for array in self.inputs]
         self.layer: Any
         if case.cell in BUILT_IN:
             self.layer = _LAYERS[case.cell](units, return_sequences=True, dtype="float32")
+        elif case.cell == "conv_lstm":
+            self.layer = ConvLSTM2D(units, KERNEL, padding="same", return_sequences=True, dtype="float32")
         elif case.cell in _OWN:
             self.layer = _OWN[case.cell](units)
         else:

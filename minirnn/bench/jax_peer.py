@@ -31,7 +31,7 @@ def contestants(work: Work, threads: int) -> list[Contestant]:
 def _contestant(jax: Any, work: Work, name: str, scan: Any) -> Contestant:
     weights = [jax.numpy.asarray(w) for w in work.weights]
     # Sequences time first, as scan wants them.
-    inputs = [jax.numpy.asarray(x.swapaxes(0, 1) if n == 0 and x.ndim == 3 else x) for n, x in enumerate(work.inputs)]
+    inputs = [jax.numpy.asarray(x.swapaxes(0, 1) if n == 0 and x.ndim >= 3 else x) for n, x in enumerate(work.inputs)]
     program, steps = _PROGRAMS[work.case.cell], work.case.steps
 
     def forward(weights: Weights, inputs: list[Any]) -> Any:
@@ -156,6 +156,25 @@ def _stacked_lstm(jax: Any, scan: Any, weights: Weights, inputs: list[Any], step
     return ys
 
 
+def _conv_lstm(jax: Any, scan: Any, weights: Weights, inputs: list[Any], steps: int) -> Any:
+    kernel, recurrent_kernel, bias = weights
+    (x,) = inputs
+
+    def convolved(images: Any, kernel: Any) -> Any:
+        order = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=order)
+
+    x_parts = convolved(x.reshape(-1, *x.shape[2:]), kernel) + bias
+
+    def step(carry: Any, x_part: Any) -> Any:
+        h, c = carry
+        h, c = _gates(jax, x_part + convolved(h, recurrent_kernel), c)
+        return (h, c), h
+
+    zeros = jax.numpy.zeros((*x.shape[1:4], recurrent_kernel.shape[2]), x.dtype)
+    return scan(step, (zeros, zeros), x_parts.reshape(*x.shape[:2], *x_parts.shape[1:]))[1]
+
+
 _PROGRAMS: dict[str, Callable[..., Any]] = {
     "simple_rnn": _simple_rnn,
     "gru": _gru,
@@ -164,4 +183,5 @@ _PROGRAMS: dict[str, Callable[..., Any]] = {
     "attention_lstm": _attention_lstm,
     "fed_back_lstm": _fed_back_lstm,
     "stacked_lstm": _stacked_lstm,
+    "conv_lstm": _conv_lstm,
 }

@@ -24,6 +24,8 @@ def contestants(work: Work, threads: int) -> list[Contestant]:
     """The loop, and for the built-in cells the fused module in its variants."""
     torch = importlib.import_module("torch")
     torch.set_num_threads(threads)
+    if work.case.cell == "conv_lstm":
+        return [_images(torch, work, channels_last=channels_last) for channels_last in (True, False)]
     found = [_loop(torch, work)]
     if work.case.cell in BUILT_IN:
         found += [_fused(torch, work, batch_first=batch_first) for batch_first in (True, False)]
@@ -110,8 +112,8 @@ def _zeros(x: Any, units: int) -> Any:
     return x.new_zeros((x.shape[1], units))
 
 
-def _gates(z: Any, c: Any) -> tuple[Any, Any]:
-    i, f, candidate, o = z.chunk(4, -1)
+def _gates(z: Any, c: Any, axis: int = -1) -> tuple[Any, Any]:
+    i, f, candidate, o = z.chunk(4, axis)
     c = f.sigmoid() * c + i.sigmoid() * candidate.tanh()
     return o.sigmoid() * c.tanh(), c
 
@@ -201,6 +203,31 @@ def _stacked_lstm(torch: Any, weights: Weights, inputs: list[Any], steps: int) -
     for layer in range(0, len(weights), 3):
         ys = _lstm(torch, weights[layer : layer + 3], [torch.stack(ys) if ys else x], steps)
     return ys
+
+
+# images ------------------------------------------------------------------------------------------
+def _images(torch: Any, work: Work, channels_last: bool) -> Contestant:
+    """A ConvLSTM2D as a loop, in either order in which torch may keep images; the inputs' is made beforehand."""
+    weights = [torch.tensor(w, requires_grad=work.case.training) for w in work.weights]
+    kernel, recurrent_kernel, bias = weights
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x = _array(torch, work.inputs[0], batch_first=False)
+    steps, batch, *sizes, _ = x.shape
+    images = x.flatten(0, 1).movedim(-1, 1).contiguous(memory_format=layout)
+    convolved = torch.nn.functional.conv2d
+
+    def forward() -> Any:
+        of_x, of_h = (w.permute(3, 2, 0, 1) for w in (kernel, recurrent_kernel))
+        x_parts = convolved(images, of_x, bias, padding="same").unflatten(0, (steps, batch))
+        h = x.new_zeros((batch, recurrent_kernel.shape[2], *sizes)).contiguous(memory_format=layout)
+        c, ys = h, []
+        for x_part in x_parts.unbind(0):
+            h, c = _gates(x_part + convolved(h, of_h, padding="same"), c, axis=1)
+            ys.append(h)
+        return torch.stack(ys).movedim(2, -1)
+
+    name = f"loop, channels {'last' if channels_last else 'first'}"
+    return _contestant(torch, work, name, forward, weights, batch_first=False)
 
 
 _PROGRAMS: dict[str, Callable[[Any, Weights, list[Any], int], list[Any]]] = {

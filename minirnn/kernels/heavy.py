@@ -369,9 +369,12 @@ def _window(lowering: Lowering, node: Node, section: str) -> None:
     large, small = (out, x) if adds else (x, out)
     rank, number = len(params["size"]), lowering.numbers[id(node)]
     at, kernel = "pqr"[:rank], "uvw"[:rank]
-    reach = _reach(lowering, x, "b" + (at + kernel if adds else "".join("xyz"[:rank])) + "c", section, scratch=False)
+    letters = "b" + (at + kernel if adds else "xyz"[:rank]) + "c"
+    reach = _reach(lowering, x, letters, section, scratch=False)
+    if reach.strides["c"] not in ((), (ZERO,)):  # lanes run along the channels, which have to be neighbours
+        reach = _reach(lowering, x, letters, section, order=letters)
     place = lowering.home(out, section != "loop")
-    names = "b" + ("".join("xyz"[:rank]) if adds else at + kernel) + "c"
+    names = "b" + ("xyz"[:rank] if adds else at + kernel) + "c"
     offset = place.at(tuple(along(_variable(c)) for c in names))
     made = _Reach(Load(place.array, offset), {c: offset.stride_of(_variable(c)) or () for c in names})
     for c in names:
@@ -388,11 +391,10 @@ def _window(lowering: Lowering, node: Node, section: str) -> None:
         stride = Size(("stride_of", number, k), params["strides"][k], f"stride{k}")
         dilation = Size(("dilation", number, k), params["dilation"][k], f"dilation{k}")
         padding = Size(("padding", number, k), -params["padding"][k][0], f"first{k}")
-        where = (
-            along(_variable(at[k])).scaled(stride).plus(along(_variable(kernel[k])).scaled(dilation)).shifted(padding)
-        )
+        position, inside = _index_of(at[k], loops), _index_of(kernel[k], loops)
+        where = position.scaled(stride).plus(inside.scaled(dilation)).shifted(padding)
         places.append((where, lowering.dims.size(large, 1 + k), of_large.strides["xyz"[k]]))
-    large_offset = of_large.load.offset.plus(along(_variable("b")).scaled_by(of_large.strides["b"]))
+    large_offset = of_large.load.offset.plus(_index_of("b", loops).scaled_by(of_large.strides["b"]))
     if adds:
         lowering.add(_zeros(lowering, out, place), section)
     width = lowering.dims.size(large, len(large.shape) - 1)

@@ -68,7 +68,7 @@ def kernel_of(graph: StepGraph) -> Kernel | None:
     made = graph.cache.get("kernel")
     if made is None or (isinstance(made, Inexpressible) and config.engine_is_chosen()):
         try:
-            made = "scans" if any(node.primitive.form == "scan" for node in graph.nodes) else Kernel(graph)
+            made = "scans" if any(node.primitive.form in ("scan", "hold") for node in graph.nodes) else Kernel(graph)
         except Inexpressible as reason:
             made = reason
             _refuse_or_warn(reason)
@@ -166,8 +166,9 @@ class Kernel:
         self.carries = [(number, keys[a][1]) for number, a in by_role.get("carry", [])]
         self.finals = [(number, graph.carry_out[keys[a][1]].shape, a.dtype) for number, a in by_role.get("final", [])]
         self.xs = [(number, sequences[id(lowering.sources[a])]) for number, a in by_role.get("x", [])]
+        shown = {id(t) for t in graph.ys[: len(graph.ys) - graph.residuals]}
         self.outputs = [
-            (number, lowering.sources[a].shape, a.dtype, a.rowed, a.role == "y")
+            (number, (t := lowering.sources[a]).shape, a.dtype, a.rowed and a.role == "y" and id(t) in shown)
             for role in ("y", "stack") for number, a in by_role.get(role, [])
         ]  # fmt: skip
         self.rowed = [(number, a.time) for number, a in enumerate(self.arrays) if a.rowed]
@@ -255,9 +256,9 @@ class Kernel:
         for number, shape, dtype in self.finals:
             arguments[number] = made = np.empty(shape, dtype)
             final.append(made)
-        for number, shape, dtype, rowed, is_y in self.outputs:
-            # Outputs take the order of time and batch that the caller's inputs have.
-            if time_first or not (rowed and is_y):
+        for number, shape, dtype, is_shown in self.outputs:
+            # Outputs take the order of time and batch that the caller's inputs have; sums over time want time first.
+            if time_first or not is_shown:
                 arguments[number] = np.empty((length, *shape), dtype)
             else:
                 arguments[number] = np.empty((shape[0], length, *shape[1:]), dtype).swapaxes(0, 1)
@@ -290,7 +291,7 @@ class Kernel:
             arguments[number] = array
         for number, k in self.xs:
             arguments[number] = arrays[len(graph.carry_in) + k]
-        for number, shape, dtype, _, _ in self.outputs:
+        for number, shape, dtype, _ in self.outputs:
             arguments[number] = np.empty((1, *shape), dtype)
         layout = self._layouts.get(self.batch) or self._layout(self.batch)
         for number, size, dtype in layout.needs:

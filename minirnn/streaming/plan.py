@@ -18,6 +18,7 @@ from ..autodiff.trace import Trace
 from ..errors import ArgumentError
 from ..layers.base import Layer, training_scope
 from ..layers.functional import FunctionGraph, Node, SymbolicTensor
+from ..layers.wrappers import Bidirectional
 from ..stepgraph.follow import ALL, Follower, NotEntrywise, Place
 from .recurrences import OfContainer, Recurrence, recurrence_of
 
@@ -137,6 +138,8 @@ class Survey(Walk):
             self._follower.through(self._trace.nodes[begin:])
         except NotEntrywise as error:
             self.reached = self.reached or error.loops
+            if isinstance(layer, Bidirectional):
+                raise self._refuse(layer, "it also reads the sequence from its end") from None
             fix = "make recurrent layers part of the model's own graph" if error.loops else WHOLE
             raise self._refuse(layer, f"along the time axis: {error.reason}", fix) from None
         for x in results:
@@ -158,6 +161,8 @@ class Survey(Walk):
             raise self._refuse(layer, "go_backwards=True: it reads the last step first")
         if "lengths" in kwargs:
             raise self._refuse(layer, "lengths are those of whole sequences", "push(..., mask=...)")
+        if "reset_mask" in kwargs:
+            raise self._refuse(layer, "reset_mask is that of a whole sequence", "reset(rows=...) between two pushes")
         mask = recurrence.mask(args, kwargs)
         for what, leaf in [("input", x) for x in sequences] + [("mask", mask)] * (mask is not None):
             if self._axis(leaf) != axis:

@@ -31,7 +31,8 @@ def test_the_grids_are_complete() -> None:
     pairs = ((1, 64), (16, 128), (64, 256))
     assert sizes("own") == {(c, b, h, t) for c in cases.OWN for b, h in pairs for t in (False, True)}
     assert sizes("stream") == {(c, 1, 64, False) for c in ("gru", "lstm")}
-    assert {case.steps for grid in cases.ALL for case in cases.GRIDS[grid]} == {100}
+    assert sizes("images") == {("conv_lstm", 4, 16, True)} and cases.GRIDS["images"][0].steps == 10
+    assert {case.steps for grid in cases.ALL if grid != "images" for case in cases.GRIDS[grid]} == {100}
 
 
 def test_targets() -> None:
@@ -42,7 +43,7 @@ def test_targets() -> None:
     assert ratios("training", cell="gru") == {2.0}
     assert ratios("own", batch=1) == {2.5, 20.0} and ratios("own", batch=16, training=True) == {2.5, 6.0}
     assert ratios("own", batch=64, training=False) == {1.5} and ratios("own", batch=64, training=True) == {2.5}
-    assert ratios("stream") == {5.0}
+    assert ratios("stream") == {5.0} and ratios("images") == {1.0}
 
 
 def made(case: Case) -> int:
@@ -59,7 +60,7 @@ def made(case: Case) -> int:
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["forward", "training"])
-@pytest.mark.parametrize("cell", cases.CELLS)
+@pytest.mark.parametrize("cell", [*cases.CELLS, "conv_lstm"])
 def test_multiply_adds_are_those_of_the_products(cell: str, training: bool) -> None:
     # Of one more step: in the first one the initial states need no gradient.
     five, four = (Case("own", cell, 3, 7, (), training, steps) for steps in (5, 4))

@@ -18,7 +18,7 @@ def small(cell: str, training: bool) -> Case:
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["forward", "training"])
-@pytest.mark.parametrize("cell", cases.CELLS)
+@pytest.mark.parametrize("cell", [*cases.CELLS, "conv_lstm"])
 def test_numpy_engine_agrees(cell: str, training: bool) -> None:
     work = Work(small(cell, training))
     expected = work.expected()
@@ -28,7 +28,8 @@ def test_numpy_engine_agrees(cell: str, training: bool) -> None:
         assert [g.shape for g in expected] == [v.shape for v in work.variables]
         assert all(np.abs(g).max() > 0 for g in expected)
     else:
-        assert [y.shape for y in expected] == [(2, 5, 3)]
+        images = cases.IMAGE if cell == "conv_lstm" else ()
+        assert [y.shape for y in expected] == [(2, 5, *images, 3)]
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])

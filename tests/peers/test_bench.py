@@ -40,7 +40,8 @@ def work_of(kind: type[Work], grid: str, cell: str, training: bool) -> Work:
 def all_work() -> list[Any]:
     built_in = [(grid, cell, grid == "training") for grid in ("sequence", "training") for cell in cases.BUILT_IN]
     own = [("own", cell, training) for cell in cases.OWN for training in (False, True)]
-    return [*built_in, *own, ("stream", "gru", False), ("stream", "lstm", False), ("engines", "lstm", True)]
+    images = [("images", "conv_lstm", training) for training in (False, True)]
+    return [*built_in, *own, *images, ("stream", "gru", False), ("stream", "lstm", False), ("engines", "lstm", True)]
 
 
 @pytest.mark.parametrize(("grid", "cell", "training"), all_work())

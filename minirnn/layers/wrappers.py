@@ -1,0 +1,265 @@
+"""Layers around a layer: Bidirectional, which reads a sequence both ways, and TimeDistributed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..autodiff import ops, trees
+from ..errors import ArgumentError, StateError
+from . import registry
+from .base import Layer
+from .recurrent import RNN
+from .sequences import split_call
+
+_MERGES: dict[str, Callable[[Any, Any], Any]] = {
+    "sum": lambda y, y_rev: y + y_rev,
+    "mul": lambda y, y_rev: y * y_rev,
+    "ave": lambda y, y_rev: (y + y_rev) / 2,
+    "concat": lambda y, y_rev: ops.concatenate([y, y_rev], -1),
+}
+# In what the two directions have to agree.
+_COMMON = ("stateful", "return_sequences", "return_state", "time_major")
+
+
+class BothStates(list):
+    """What a Bidirectional returns with `return_state`: [*outputs, *forward states, *backward states].
+
+    `forward_state` and `backward_state` are the two halves of the states, each as `initial_state` takes it.
+
+    >>> result = BothStates(["y", "fh", "fc", "bh", "bc"], 2)
+    >>> result.backward_state, result[0]
+    (['bh', 'bc'], 'y')
+    """
+
+    def __init__(self, items: Sequence[Any], count: int) -> None:
+        super().__init__(items)
+        first = len(self) - 2 * count
+        self.forward_state: list[Any] = list(items[first : first + count])
+        self.backward_state: list[Any] = list(items[first + count :])
+
+
+@registry.register(kind="layer")
+class Bidirectional(Layer):
+    """Two recurrent layers, one that reads (B, T, ...) forwards and one that reads it backwards, and their outputs.
+
+    `layer`: an RNN, SimpleRNN, GRU, LSTM or ConvLSTM; it is copied twice, with weights of their own, once with
+    its `go_backwards` the other way round.  `backward_layer` is taken as it is instead; it must differ in
+    go_backwards and agree in stateful, return_sequences and return_state.  `merge_mode` says what becomes of
+    the outputs y and y_rev, which stand in the same order: "sum", "mul", "ave", "concat" (on the last axis),
+    or None for a list of both.  With `return_sequences`, outputs in masked steps are zeros, of both layers.
+
+    With `return_state` the result is a list [y, *forward states, *backward states], whose halves of the
+    states also have names: `.forward_state` and `.backward_state` (Schuster & Paliwal 1997).
+
+    >>> import numpy as np
+    >>> from minirnn.layers import LSTM
+    >>> result = Bidirectional(LSTM(4, return_sequences=True, return_state=True))(np.ones((2, 5, 3)))
+    >>> result[0].shape, [state.shape for state in result.backward_state]
+    ((2, 5, 8), [(2, 4), (2, 4)])
+    """
+
+    supports_masking = True
+
+    def __init__(
+        self,
+        layer: Any,
+        merge_mode: str | None = "concat",
+        weights: Any = None,
+        backward_layer: Any = None,
+        **options: Any,
+    ) -> None:
+        given = {"layer": layer} if backward_layer is None else {"layer": layer, "backward_layer": backward_layer}
+        for what, value in given.items():
+            if not isinstance(value, RNN):
+                raise ArgumentError(f"Bidirectional: {what}", got=repr(value), expected="an RNN, GRU, LSTM, ...")
+        if options.get("dtype") is None:
+            options["dtype"] = layer.dtype
+        super().__init__(**options)
+        if merge_mode is not None and merge_mode not in _MERGES:
+            expected = ", ".join(map(repr, _MERGES)) + " or None"
+            raise ArgumentError(f"{self.label}: merge_mode", got=repr(merge_mode), expected=expected)
+        self.merge_mode = merge_mode
+        stem = layer.name.removeprefix("forward_")
+        self.forward_layer = _copied(layer, f"forward_{stem}", layer.go_backwards)
+        self._has_own_backward = backward_layer is not None
+        self.backward_layer = backward_layer
+        if backward_layer is None:
+            self.backward_layer = _copied(layer, f"backward_{stem}", not layer.go_backwards)
+        self._check_directions()
+        for direction in (self.forward_layer, self.backward_layer):
+            direction.zero_output_for_mask = direction.return_sequences
+        self._initial_weights = None if weights is None else list(weights)
+        self.batch_axis = self.forward_layer.batch_axis
+
+    def _check_directions(self) -> None:
+        one, other = self.forward_layer, self.backward_layer
+        if one.go_backwards == other.go_backwards:
+            raise ArgumentError(
+                f"{self.label}: forward layer and backward layer should have different `go_backwards` value",
+                got=f"{one.go_backwards} in both",
+            )
+        for name in _COMMON:
+            if getattr(one, name) != getattr(other, name):
+                raise ArgumentError(
+                    f"{self.label}: forward layer and backward layer should have the same {name}",
+                    got=f"{getattr(one, name)} and {getattr(other, name)}",
+                )
+
+    @property
+    def return_sequences(self) -> bool:
+        """Whether the outputs are those of all steps."""
+        return bool(self.forward_layer.return_sequences)
+
+    @property
+    def return_state(self) -> bool:
+        """Whether the final states are returned behind the outputs."""
+        return bool(self.forward_layer.return_state)
+
+    def build(self, input_shape: Any) -> None:
+        for layer in (self.forward_layer, self.backward_layer):
+            layer.build_once(input_shape)
+        if self._initial_weights is not None:
+            self.set_weights(self._initial_weights)
+
+    # Calling ---------------------------------------------------------------------------------------
+    def __call__(
+        self,
+        inputs: Any,
+        *,
+        mask: Any = None,
+        lengths: Any = None,
+        initial_state: Any = None,
+        constants: Any = None,
+        reset_mask: Any = None,
+        training: Any = None,
+    ) -> Any:
+        """Run both ways over `inputs`, or over the first of a list [inputs, *states, *constants].
+
+        initial_state: the states of the forward layer, then those of the backward one; the rest as for an RNN.
+        """
+        if type(inputs) is list:
+            count, known = self._state_counts()[2], self.forward_layer._num_constants
+            inputs, initial_state, constants = split_call(inputs, initial_state, constants, count, known, self.label)
+        options = {
+            "mask": mask, "lengths": lengths, "initial_state": initial_state, "constants": constants,
+            "reset_mask": reset_mask, "training": training,
+        }  # fmt: skip
+        result = super().__call__(inputs, **{name: value for name, value in options.items() if value is not None})
+        return BothStates(result, self._states_returned(self.forward_layer)) if self.return_state else result
+
+    def _state_counts(self) -> tuple[int, int, int]:
+        """The numbers of state arrays: forward, backward, together."""
+        counts = [layer._face.state_count for layer in (self.forward_layer, self.backward_layer)]
+        return counts[0], counts[1], sum(counts)
+
+    def _states_returned(self, layer: Any) -> int:
+        shapes = layer._face.shapes
+        return len(shapes) if isinstance(shapes, (list, tuple)) else layer._face.state_count
+
+    def _mask_for(self, inputs: Any, kwargs: dict[str, Any]) -> Any:
+        return self.forward_layer._mask_for(inputs, kwargs)
+
+    def call(
+        self,
+        inputs: Any,
+        mask: Any = None,
+        initial_state: Any = None,
+        constants: Any = None,
+        reset_mask: Any = None,
+        training: Any = False,
+    ) -> Any:
+        """The merged outputs (and states) for (B, T, ...); see the class."""
+        common = {"mask": mask, "constants": constants, "reset_mask": reset_mask}
+        options = {"training": training, **{name: value for name, value in common.items() if value is not None}}
+        outputs, states = [], []
+        for layer, initial in zip((self.forward_layer, self.backward_layer), self._halves(initial_state), strict=True):
+            found = layer(inputs, **options, **({} if initial is None else {"initial_state": initial}))
+            found = found if isinstance(found, list) else [found]
+            count = len(found) - (self._states_returned(layer) if self.return_state else 0)
+            outputs.append(found[:count])
+            states += found[count:]
+        ys, ys_rev = outputs
+        if self.return_sequences:
+            ys_rev = [ops.flip(y, 1 - self.batch_axis) for y in ys_rev]
+        if self.merge_mode is None:
+            return [*ys, *ys_rev, *states]
+        merged = [_MERGES[self.merge_mode](y, y_rev) for y, y_rev in zip(ys, ys_rev, strict=True)]
+        return [*merged, *states] if self.return_state or len(merged) > 1 else merged[0]
+
+    def _halves(self, states: Any, what: str = "initial states") -> tuple[Any, Any]:
+        """States for both directions as those of each; StateError for a wrong number of them."""
+        if states is None:
+            return None, None
+        leaves = trees.flatten(states)[0]
+        first, _, count = self._state_counts()
+        if len(leaves) != count:
+            odd = ", an odd number, which has no halves" if len(leaves) % 2 else ""
+            raise StateError(
+                f"{self.label}: Layer has {count} states but was passed {len(leaves)} {what}.",
+                got=f"{len(leaves)}{odd}",
+                expected=f"the {first} of the forward layer, then the {count - first} of the backward layer",
+            )
+        return leaves[:first], leaves[first:]
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """The mask for the outputs, in their order, if the layer returns sequences; else None."""
+        masks = self.forward_layer.compute_mask(inputs, mask)
+        passed = masks[0] if isinstance(masks, list) else masks
+        if self.merge_mode is not None:
+            return [passed] if self.return_state else passed
+        return [passed, passed]
+
+    # States ----------------------------------------------------------------------------------------
+    @property
+    def stateful(self) -> bool:
+        """Whether each direction begins a call with the states that it ended the last one with."""
+        return bool(self.forward_layer.stateful)
+
+    @property
+    def states(self) -> Any:
+        """The states that both directions hold, forward first; None before the first call."""
+        held = (self.forward_layer.states, self.backward_layer.states)
+        return None if any(states is None for states in held) else trees.flatten(held)[0]
+
+    @states.setter
+    def states(self, values: Any) -> None:
+        self.forward_layer.states, self.backward_layer.states = self._halves(values, "states")
+
+    def reset_states(self, states: Any = None, rows: Any = None) -> None:
+        """Both directions back to the beginning, or to `states`, forward first; only for some `rows` if given.
+
+        Raises StateError if the layer isn't stateful or the states don't fit.
+        """
+        for layer, own in zip((self.forward_layer, self.backward_layer), self._halves(states, "states"), strict=True):
+            layer.reset_states(own, rows)
+
+    # Configuration ---------------------------------------------------------------------------------
+    def get_config(self) -> dict[str, Any]:
+        config = {
+            **super().get_config(),
+            "merge_mode": self.merge_mode,
+            "layer": registry.serialize(self.forward_layer),
+        }
+        if self._has_own_backward:
+            config["backward_layer"] = registry.serialize(self.backward_layer)
+        return config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Bidirectional:
+        layers = {
+            name: registry.deserialize(config[name], "layer", custom_objects)
+            for name in ("layer", "backward_layer")
+            if config.get(name) is not None
+        }
+        config = {key: value for key, value in config.items() if key != "num_constants"}
+        return super().from_config({**config, **layers}, custom_objects)
+
+
+def _copied(layer: Any, name: str, go_backwards: bool) -> Any:
+    """The layer once more, with weights of its own."""
+    # One that has no weights yet is copied as it is: a user's cell may have no configuration.
+    made = type(layer).from_config(layer.get_config()) if layer.built else copy.deepcopy(layer)
+    made.name, made.go_backwards = name, go_backwards
+    return made
