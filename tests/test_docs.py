@@ -12,7 +12,7 @@ import minirnn as mr
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-CELL = re.compile(r"^```\{code-cell\}\n(:tags: \[(.*)\]\n)?(.*?)^```$", re.MULTILINE | re.DOTALL)
+CELL = re.compile(r"^```\{code-cell\}\n(:tags: \[([^\]]*)\]\n)?(.*?)^```$", re.MULTILINE | re.DOTALL)
 WIDTH = 84  # what a page shows of a line of code without scrolling
 
 

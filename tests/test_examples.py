@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import random
 import re
 import runpy
 import subprocess
@@ -24,8 +26,33 @@ EXAMPLES = ROOT / "examples"
 SCRIPTS: dict[str, tuple[list[str], str]] = {
     "addition.py": (["--size", "small"], r"sums right in every digit: 9\d\.\d\d% of 10000 random pairs"),
     "char_model.py": (["--size", "small"], r"bits per character on held-out text: 3\.\d{3} \(unigram 4\.\d{3}\)"),
+    "co2.py": (
+        ["--size", "small", "--plot", "drawn.png"],
+        r"1\.\d\d \(the year before, again: 2\.68; raised by its growth: 1\.54\)",
+    ),
+    "dates.py": (
+        ["--size", "small", "--plot", "drawn.png"],
+        r"dates right in every character: [1-9]\d\.\d% of \d+ new days",
+    ),
     "seed.py": ([], r"largest difference from SimpleRNN with the same weights: (0\.0|\d\.\d+e-0[789])"),
+    "speakers.py": (
+        ["--size", "small", "--plot", "drawn.png"],
+        r"speakers recognised: [89]\d\.\d% of 370 \(nearest mean 93\.8%, published 95 to 98%\)",
+    ),
 }
+# What some of them need beyond minirnn, to draw or for their data, and what installs that.
+NEEDS = {
+    "co2.py": ["matplotlib", "statsmodels"],
+    "dates.py": ["matplotlib"],
+    "speakers.py": ["matplotlib", "sktime"],
+}
+INSTALLED_BY = {
+    "matplotlib": "pip install -e '.[viz]'",
+    "sktime": "pip install --no-deps sktime",
+    "statsmodels": "pip install --no-deps statsmodels",
+}
+# What may be said beside the results: by minirnn of a first compilation, by matplotlib of its first import.
+ASIDES = ("minirnn: compiled ", "Matplotlib is building the font cache")
 
 SEED_PROGRAM = """\
 from minirnn.layers import SimpleRNN, Input
@@ -45,8 +72,16 @@ def test_every_example_is_run_here() -> None:
     assert sorted(path.name for path in EXAMPLES.glob("*.py")) == sorted(SCRIPTS)
 
 
+def skip_without_needs(example: str) -> None:
+    """Skip the test where what an example needs is not installed."""
+    for package in NEEDS.get(example, []):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed: {INSTALLED_BY[package]}")
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_it_runs_as_a_script(name: str, tmp_path: Path) -> None:
+    skip_without_needs(name)
     arguments, last_line = SCRIPTS[name]
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
@@ -59,12 +94,14 @@ def test_it_runs_as_a_script(name: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(last_line, done.stdout.splitlines()[-1])
-    said = [line for line in done.stderr.splitlines() if not line.startswith("minirnn: compiled ")]
-    assert said == []
+    assert [line for line in done.stderr.splitlines() if not line.startswith(ASIDES)] == []
+    if "--plot" in arguments:
+        assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
 
 
 def names_of(example: str) -> dict[str, Any]:
     """What an example defines, as when it is imported."""
+    skip_without_needs(example)
     return runpy.run_path(str(EXAMPLES / example), run_name="example")
 
 
@@ -106,6 +143,50 @@ def test_the_seed_program_with_state_outputs_returns_a_bare_tensor() -> None:
     assert max_error(found, names["container"](sequences=x)[1]) < 1e-6
 
 
+def test_the_utterances_are_those_of_the_data_set() -> None:
+    utterances = names_of("speakers.py")["utterances"]
+    for part, lengths, share in (
+        ("TRAIN", (7, 26), [30] * 9),
+        ("TEST", (7, 29), [31, 35, 88, 44, 29, 24, 40, 50, 29]),
+    ):
+        x, y = utterances(part)
+        assert (x.shape[2], x.lengths.min(), x.lengths.max()) == (12, *lengths)
+        assert np.bincount(y).tolist() == share
+
+
+def test_the_gaps_of_the_series_are_masked_and_weigh_nothing() -> None:
+    names = names_of("co2.py")
+    days, values = names["weekly"]()
+    assert (len(values), np.isnan(values).sum(), str(days[-1])) == (2284, 59, "2001-12-29")
+    start = np.flatnonzero(np.isnan(values))[-1] - 10  # a gap among what is forecast, and some before
+    (read, known, ahead), targets, level = names["windows"](days, values, np.array([start]))
+    assert (read.shape, known.shape, ahead.shape) == ((1, 156, 3), (1, 156), (1, 104, 2))
+    assert (np.isnan(read[..., 0]) == ~known).all() and 0 < (~known).sum()
+    assert np.isnan(targets).sum() == 1 and np.isfinite(read[..., 1:]).all()
+    np.testing.assert_allclose(level + 5 * targets[..., 0], values[None, start : start + 104])
+
+
+def test_dates_are_encoded_with_padding_behind() -> None:
+    names = names_of("dates.py")
+    pairs = list(names["dates"](200, random.Random(2)))
+    assert len({text for text, _ in pairs}) > 190
+    x, y = names["encoded"](pairs)
+    for (text, written), letters, characters in zip(pairs, x, y):
+        assert "".join(names["LETTERS"][i - 1] for i in letters[: len(text)]) == text.lower()
+        assert not letters[len(text) :].any()
+        assert "".join(names["CHARACTERS"][i] for i in characters) == written
+
+
+@pytest.mark.parametrize(("example", "reader"), [("co2.py", "weekly"), ("speakers.py", "utterances")])
+def test_data_that_is_missing_is_named_with_its_command(
+    example: str, reader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = names_of(example)[reader]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="not installed: pip install --no-deps"):
+        read(*["TRAIN"] * (reader == "utterances"))
+
+
 @pytest.mark.slow
 def test_addition_at_full_size_is_as_right_as_it_says() -> None:
     assert names_of("addition.py")["main"]() > 0.99
@@ -114,3 +195,17 @@ def test_addition_at_full_size_is_as_right_as_it_says() -> None:
 @pytest.mark.slow
 def test_the_character_model_at_full_size_learns() -> None:
     assert names_of("char_model.py")["main"](epochs=1) < 2.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("example", "is_as_promised"),
+    [
+        ("co2.py", lambda error: error < 1.3),
+        ("dates.py", lambda share: share > 0.97),
+        ("speakers.py", lambda share: share > 0.95),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_examples_on_real_data_at_full_size(example: str, is_as_promised: Any, tmp_path: Path) -> None:
+    assert is_as_promised(names_of(example)["main"](plot=tmp_path / "drawn.png"))
