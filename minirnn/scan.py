@@ -10,8 +10,8 @@ import numpy as np
 
 from . import config
 from .autodiff import elementwise, ops, random, structure, trees
-from .autodiff.primitive import MIXED, SHARED, Primitive
-from .autodiff.tensor import Tensor, apply, as_tensor, is_recording
+from .autodiff.holding import hold
+from .autodiff.tensor import Tensor, as_tensor, is_recording
 from .errors import ArgumentError, ShapeError, TraceError
 from .loop import kernels, run_graph
 from .stepgraph.adjoint import gradient_graph, is_float
@@ -249,43 +249,6 @@ def _zero(value: Tensor) -> Any:
 def _along(valid: Tensor, value: Tensor) -> Tensor:
     """The mask of a step with axes of size 1 for the features of `value`."""
     return structure.reshape(valid, valid.shape + (1,) * (value.ndim - 1))
-
-
-def hold(ys: Tensor, valid: Tensor, reverse: bool) -> Tensor:
-    """In each masked step the y of the last valid step before it, zeros where there is none."""
-    steps, batch = valid.shape
-    if not steps or not batch:
-        return ys
-    if valid.is_abstract:
-        index = apply(_last_valid, valid, reverse=reverse)
-    else:
-        index = Tensor(_last_valid_forward(valid.value, reverse))
-    flat = structure.reshape(ys, (steps * batch, *ys.shape[2:]))
-    rows = structure.take(flat, structure.reshape(ops.maximum(index, 0), (steps * batch,)))
-    exists = structure.reshape(ops.greater_equal(index, 0), (steps, batch) + (1,) * (ys.ndim - 2))
-    return elementwise.select(exists, structure.reshape(rows, ys.shape), _zero(ys))
-
-
-def _last_valid_forward(valid: np.ndarray, reverse: bool) -> np.ndarray:
-    """Per (t, b) the flat index t' * B + b of the last valid step up to t, or -1."""
-    steps, batch = valid.shape
-    times = np.where(valid, np.arange(steps)[:, None], steps if reverse else -1)
-    last = np.minimum.accumulate(times[::-1])[::-1] if reverse else np.maximum.accumulate(times)
-    exists = (last >= 0) & (last < steps)
-    return np.where(exists, last * batch + np.arange(batch), -1)
-
-
-_last_valid = Primitive(
-    "last_valid",
-    _last_valid_forward,
-    None,
-    shape=lambda primitive, operands, params: (operands[0].shape, np.dtype("int64")),
-    form="reduce",
-    rows=lambda classes, operands, node: MIXED if classes[0] != SHARED else SHARED,
-    unified=None,
-    analytic=False,
-    samples=lambda rng: ([rng.random((4, 3)) > 0.5], {"reverse": False}),
-)
 
 
 # the reference engine ----------------------------------------------------------------------------

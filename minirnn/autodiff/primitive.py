@@ -85,9 +85,9 @@ class Primitive:
     cotangent an input, None where there is none, or a function of no arguments where computing it
     is worth avoiding; shape(primitive, operands, params) returns (shape, dtype), a list of such
     pairs if `multiple`.  `form` is the loop form it lowers to: map, contract, reduce, view, gather,
-    scatter, window, source, random or scan.  `rows` says how it treats the batch, `per_row` which
-    operands have an entry a row though no row went into them, and `resize(params, n)` gives the
-    params for another number of rows.
+    scatter, window, source, random, or over all of time: scan or hold.  `rows` says how it treats
+    the batch, `per_row` which operands have an entry a row though no row went into them, and
+    `resize(params, n)` gives the params for another number of rows.
     """
 
     name: str

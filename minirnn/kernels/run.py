@@ -68,7 +68,7 @@ def kernel_of(graph: StepGraph) -> Kernel | None:
     made = graph.cache.get("kernel")
     if made is None or (isinstance(made, Inexpressible) and config.engine_is_chosen()):
         try:
-            made = "scans" if any(node.primitive.form == "scan" for node in graph.nodes) else Kernel(graph)
+            made = "scans" if any(node.primitive.form in ("scan", "hold") for node in graph.nodes) else Kernel(graph)
         except Inexpressible as reason:
             made = reason
             _refuse_or_warn(reason)

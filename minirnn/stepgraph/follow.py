@@ -224,6 +224,18 @@ def _scan(node: Node, places: Places, follower: Follower) -> list[Place]:
     return [replace(p, axis=p.axis + 1) if p and i in ys else p for i, p in enumerate(outcomes)]
 
 
+def _hold(node: Node, places: Places, follower: Follower) -> list[Place]:
+    """Outputs of masked steps, which come from other steps of the same row."""
+    found = {place for place in places if place is not None}
+    place = found.pop()
+    if place.axis == 0:
+        raise NotEntrywise("masked steps repeat those before them", loops=True)
+    alike = [place.axis >= x.ndim or follower.is_alike(x, place.axis) for x in node.inputs]
+    if found or not all(own or same for own, same in zip(places, alike, strict=True)):
+        raise NotEntrywise("its entries are masked each in another way")
+    return [place]
+
+
 def _reached(graph: StepGraph, reached: set[int]) -> set[int]:
     """The ids of the Tensors that are made from some of those given, in any number of steps."""
     before = 0
@@ -251,4 +263,5 @@ _RULES: dict[str, Callable[[Node, Places, Follower], list[Place]]] = {
     "gather": _take,
     "window": _windows,
     "scan": _scan,
+    "hold": _hold,
 }

@@ -16,7 +16,7 @@ from .graph import StepGraph
 from .rows import classify, operand_classes
 
 CONSTANT, FROM_X, FROM_CARRY = 0, 1, 2
-NEVER_MERGED = ("random", "scan", "source")
+NEVER_MERGED = ("random", "scan", "hold", "source")
 # What gains by running once on T x B rows instead of T times on B.
 HEAVY = ("contract", "reduce", "window", "gather", "scatter")
 
