@@ -73,7 +73,7 @@ def _run_unrecorded(
     results = run_forward(graph, arrays, length, reverse, engine)
     if borrowed:
         results = [np.array(r) if _looks_at(r, borrowed) else r for r in results]
-    return tuple([wrap(r) for r in results])
+    return tuple([*map(wrap, results)])
 
 
 def _looks_at(result: Any, arrays: list[np.ndarray]) -> bool:

@@ -86,9 +86,7 @@ class Tape:
         """Remember a node if it touches anything tracked."""
         if self.wants(node.inputs):
             self.nodes.append(node)
-            tracked = self._tracked
-            for output in node.outputs:
-                tracked[id(output)] = output
+            self._tracked.update(zip(map(id, node.outputs), node.outputs, strict=True))
 
     def gradient(self, target: Any, sources: Any, output_gradients: Any = None) -> Any:
         """The derivative of `target` with respect to each source.
@@ -99,7 +97,7 @@ class Tape:
         that is not watched or that the target does not depend on.  May be called again; inside a
         `with` it is itself recorded.  Raises GradientError for a target of integers.
         """
-        targets = trees.flatten(target)[0]
+        targets = [target] if type(target) is Tensor else trees.flatten(target)[0]
         if output_gradients is None:
             given = [None] * len(targets)
         else:
@@ -111,7 +109,9 @@ class Tape:
             if not isinstance(source, Tensor):
                 raise ArgumentError("gradient: a source", got=type(source).__name__, expected="a minirnn.Tensor")
         # Of a source that is not watched only some uses may have been recorded: better None than a part.
-        keys = [id(identity(x)) if self.wants((x,)) else None for x in map(resolve, leaves)]
+        if current_trace() is not None:
+            leaves = [*map(resolve, leaves)]
+        keys = [id(identity(x)) if self.wants((x,)) else None for x in leaves]
         pullback = Pullback(self.nodes, {key for key in keys if key is not None})
         for tensor, ct in zip(targets, given, strict=True):
             pullback.seed(resolve(tensor if type(tensor) is Tensor else as_tensor(tensor)), ct)
@@ -167,8 +167,10 @@ class Pullback:
 
     def _pull_through(self, node: Node, cts: list[Tensor | None]) -> None:
         primitive, keys, needed = node.primitive, node.keys, self.needed
-        wanted = tuple([key in needed for key in keys])
-        results = node.pull(cts, needed=wanted) if primitive.selective else node.pull(cts)
+        if primitive.selective:
+            results = node.pull(cts, needed=tuple([key in needed for key in keys]))
+        else:
+            results = node.pull(cts)
         guards: list[Guard | None] | None = None
         selects_again = False
         if self.guards or node.params.get("safe"):
@@ -176,11 +178,12 @@ class Pullback:
             # Zero times an infinite derivative is NaN, so what was zero by selection is selected again.
             selects_again = primitive.form == "map" and primitive.linear != "all" and id(node.outputs[0]) in self.guards
         for place, (key, ct) in enumerate(zip(keys, results, strict=True)):
-            if key not in needed or ct is None:
+            if ct is None or key not in needed:
                 continue
-            ct = ct() if callable(ct) else ct
-            if ct is None:
-                continue
+            if type(ct) is not Tensor:
+                ct = ct()
+                if ct is None:
+                    continue
             if selects_again:
                 ct = PUBLIC["where"](self.guards[id(node.outputs[0])](), ct, 0.0)
             shape = node.inputs[place].shape

@@ -382,9 +382,10 @@ def apply(primitive: Primitive, *inputs: Any, **params: Any) -> Any:
 
 
 def _compute(primitive: Primitive, operands: tuple[Any, ...], params: dict[str, Any]) -> tuple[Tensor, ...]:
-    values = []
+    values, has_complex = [], False
     for x in operands:
         if type(x) is Tensor:
+            has_complex = has_complex or x.dtype.kind == "c"
             x = x.value
             if x is None:
                 raise TraceError(
@@ -393,7 +394,7 @@ def _compute(primitive: Primitive, operands: tuple[Any, ...], params: dict[str, 
                 )
         values.append(x)
     forward = config.array_function(primitive.name)
-    if forward is None or any(x.dtype.kind == "c" for x in values if type(x) is np.ndarray):
+    if forward is None or has_complex:
         forward = primitive.forward
     try:
         results = forward(*values, **params)
@@ -404,7 +405,7 @@ def _compute(primitive: Primitive, operands: tuple[Any, ...], params: dict[str, 
         dtypes = ", ".join(str(x.dtype) if type(x) is Tensor else repr(x) for x in operands)
         kind = DtypeError if isinstance(error, TypeError) else ArgumentError
         raise kind(f"{primitive.name} cannot be computed: {error}", got=f"operands of {dtypes}") from error
-    return tuple([wrap(r) for r in results]) if primitive.multiple else (wrap(results),)
+    return tuple([*map(wrap, results)]) if primitive.multiple else (wrap(results),)
 
 
 def _unify(primitive: Primitive, operands: tuple[Any, ...]) -> tuple[Any, ...]:

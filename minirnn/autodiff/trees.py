@@ -48,13 +48,13 @@ def _form(x: Any, leaves: list[Any]) -> Any:
 
 def unflatten(form: Any, leaves: Any) -> Any:
     """The structure of `form` with `leaves` in their places."""
-    return leaves[0] if form == LEAF else _fill(form, iter(leaves))
+    return leaves[0] if form is LEAF else _fill(form, iter(leaves))
 
 
 def _fill(form: Any, leaves: Any) -> Any:
     if form is None:
         return None
-    if form == LEAF:
+    if form is LEAF:
         return next(leaves)
     kind, items = form[0], [next(leaves) if item is LEAF else _fill(item, leaves) for item in form[-1]]
     if kind == "tuple":
@@ -72,6 +72,8 @@ def map(f: Callable[..., Any], structure: Any, *others: Any) -> Any:
     >>> map(lambda a, b: a + b, (1, [2]), (10, [20]))
     (11, [22])
     """
+    if type(structure) in _BARE and not others:
+        return f(structure)
     leaves, form = flatten(structure)
     columns = [leaves]
     for other in others:

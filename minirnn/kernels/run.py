@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from operator import is_, itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy import empty
 
 from .. import config
 from ..autodiff import contraction
@@ -122,7 +124,7 @@ class _Ready(NamedTuple):
 
     closed: list[Any]
     values: dict[int, Any]  # by the Tensor's id
-    arguments: list[Any]  # the kernel's, with the constant ones filled in
+    fixed: list[Any]  # the kernel's arguments
 
 
 class _Layout(NamedTuple):
@@ -152,37 +154,44 @@ class Kernel:
         self._ready: _Ready | None = None
         self._bound: Callable[..., None] | None = None
         self._place_arguments()
-        self.sums = Sums(lowering)
+        self.sums = Sums(lowering, self.over_time)
 
     def _place_arguments(self) -> None:
-        """For each role the numbers of its arguments, with what is needed to fill them."""
+        """Where each argument is found among a call's arrays: what is given, what is fixed, what is made."""
         graph, lowering = self.graph, self.lowering
         self.drawn = [o for node in lowering.drawn for o in node.outputs]
-        sequences = {id(t): k for k, t in enumerate((*graph.xs, *self.drawn))}
+        sequences = (*graph.xs, *self.drawn)
+        carries = len(graph.carry_in)
+        self.first_closed = carries + len(graph.xs)
         keys = {array: key for key, array in lowering.arrays.items()}
-        by_role: dict[str, list[tuple[int, Array]]] = {}
-        for number, array in enumerate(self.arrays):
-            by_role.setdefault(array.role, []).append((number, array))
-        self.carries = [(number, keys[a][1]) for number, a in by_role.get("carry", [])]
-        self.finals = [(number, graph.carry_out[keys[a][1]].shape, a.dtype) for number, a in by_role.get("final", [])]
-        self.xs = [(number, sequences[id(lowering.sources[a])]) for number, a in by_role.get("x", [])]
-        self.outputs = [
-            (number, lowering.sources[a].shape, a.dtype, a.rowed, a.role == "y")
-            for role in ("y", "stack") for number, a in by_role.get(role, [])
-        ]  # fmt: skip
-        self.rowed = [(number, a.time) for number, a in enumerate(self.arrays) if a.rowed]
-        self.inner = [
-            np.empty((1, 1, *t.shape[1:]), t.dtype).strides[2:] if lowering.rows_first(t) else None
-            for t in (*graph.xs, *self.drawn)
+        by_role: dict[str, list[Array]] = {}
+        for array in self.arrays:
+            by_role.setdefault(array.role, []).append(array)
+        places = {id(t): carries + k for k, t in enumerate(sequences)}
+        found = {a: keys[a][1] for a in by_role.get("carry", [])}
+        found.update((a, places[id(lowering.sources[a])]) for a in by_role.get("x", []))
+        self.read = frozenset(found.values())
+        self.inner = [None] * carries + [
+            np.empty((1, 1, *t.shape[1:]), t.dtype).strides[2:] if lowering.rows_first(t) else None for t in sequences
         ]
-        made_ys = dict(self._numbers("y"))
-        self.ys = [made_ys.get(id(t), t) for t in graph.ys]
+        self.fixed = [a for a in self.arrays if a.role in ("constant", "panels")]
+        self.finals = [(graph.carry_out[keys[a][1]].shape, a.dtype) for a in by_role.get("final", [])]
+        self.outputs = [a for role in ("y", "stack") for a in by_role.get(role, [])]
+        made = [*by_role.get("final", []), *self.outputs]
+        given = carries + len(sequences)
+        found.update((a, given + k) for k, a in enumerate([*self.fixed, *made]))
+        # Outputs take the order of time and batch that the caller's inputs have.
+        self.turned = [k for k, a in enumerate(made) if a.role == "y" and a.rowed]
+        self.rowed = [(number, a.time) for number, a in enumerate(self.arrays) if a.rowed]
+        self._in_order = _picker([found.get(a, 0) for a in self.arrays])  # scratch memory comes later
+        self._made: tuple[Any, Any] = ((), ())
+        self.over_time = {**places, **{id(lowering.sources[a]): found[a] for a in by_role.get("stack", [])}}
+        ys = {id(lowering.sources[a]): found[a] for a in by_role.get("y", [])}
+        self.ys = [ys.get(id(t), t) for t in graph.ys]
         self.plain = all(isinstance(y, int) for y in self.ys)
-        self.made = dict(self._numbers("stack"))
-
-    def _numbers(self, role: str) -> list[tuple[int, int]]:
-        """Pairs of a Tensor's id and the number of the argument that gets it."""
-        return [(key[1], number) for number, key in enumerate(self.lowering.arrays) if key[0] == role]
+        first_made = given + len(self.fixed)
+        self.final_places = list(range(first_made, first_made + len(self.finals)))
+        self._results = _picker([*self.final_places, *self.ys] if self.plain else self.final_places)
 
     # preparing ---------------------------------------------------------------------------------------
     def _prepare(self, closed: list[Any]) -> _Ready:
@@ -193,13 +202,13 @@ class Kernel:
         for node in [*once, *[n for n in graph.nodes if n.primitive.form == "source" and n not in once]]:
             interpret.evaluate(node, env, forward_of)
         panels = {p.array: p for p in lowering.panels}
-        arguments: list[Any] = [None] * len(self.arrays)
-        for number, array in enumerate(self.arrays):
-            if array.role in ("constant", "panels"):
-                value = env[id(lowering.sources[array])]
-                packed = array.role == "panels"
-                arguments[number] = _packed(value, panels[array]) if packed else np.require(value, None, ["C", "A"])
-        self._ready = _Ready(closed, env, arguments)
+        fixed = []
+        for array in self.fixed:
+            value = env[id(lowering.sources[array])]
+            fixed.append(
+                _packed(value, panels[array]) if array.role == "panels" else np.require(value, None, ["C", "A"])
+            )
+        self._ready = _Ready(closed, env, fixed)
         return self._ready
 
     def _layout(self, rows: int) -> _Layout:
@@ -225,42 +234,30 @@ class Kernel:
 
     # running -----------------------------------------------------------------------------------------
     def __call__(self, arrays: list[Any], length: int, reverse: bool) -> list[np.ndarray]:
-        graph = self.graph
-        carries, xs = len(graph.carry_in), len(graph.xs)
-        closed = arrays[carries + xs :]
+        graph, first_closed = self.graph, self.first_closed
+        closed, given = arrays[first_closed:], arrays[:first_closed]
         if length == 0:
             ys = [np.zeros((0, *t.shape), t.dtype) for t in graph.ys]
-            return [*arrays[:carries], *ys, *[np.zeros(t.shape, t.dtype) for t in graph.sums]]
+            return [*given[: len(graph.carry_in)], *ys, *[np.zeros(t.shape, t.dtype) for t in graph.sums]]
         ready = self._ready
-        if ready is None or not _same(ready.closed, closed):
+        if ready is None or not all(map(is_, ready.closed, closed)):
             ready = self._prepare(closed)
-        values, sequences = ready.values, arrays[carries : carries + xs]
+        values = ready.values
         if self.drawn:
             values = dict(values)
-            sequences = [*sequences, *self._draw(values, sequences, length)]
-        arguments = ready.arguments.copy()
-        for number, k in self.carries:
-            a = arrays[k]
-            flags = a.flags
-            arguments[number] = a if flags.c_contiguous and flags.aligned else np.require(a, None, ["C", "A"])
+            given += self._draw(values, given[len(graph.carry_in) :], length)
         time_first = True
-        for number, k in self.xs:
-            x = sequences[k]
+        for k, x in enumerate(given):
             flags = x.flags
-            if not (flags.c_contiguous and flags.aligned):
-                x = sequences[k] = _fitting(x, self.inner[k])
+            if not (flags.carray or (flags.c_contiguous and flags.aligned)) and k in self.read:
+                x = given[k] = _fitting(x, self.inner[k])
                 time_first = time_first and not (x.ndim > 1 and x.strides[0] < x.strides[1])
-            arguments[number] = x
-        final = []
-        for number, shape, dtype in self.finals:
-            arguments[number] = made = np.empty(shape, dtype)
-            final.append(made)
-        for number, shape, dtype, rowed, is_y in self.outputs:
-            # Outputs take the order of time and batch that the caller's inputs have.
-            if time_first or not (rowed and is_y):
-                arguments[number] = np.empty((length, *shape), dtype)
-            else:
-                arguments[number] = np.empty((shape[0], length, *shape[1:]), dtype).swapaxes(0, 1)
+        made = [empty(shape, dtype) for shape, dtype in self._shapes(length, time_first)]
+        if not time_first:
+            for k in self.turned:
+                made[k] = made[k].swapaxes(0, 1)
+        pool = [*given, *ready.fixed, *made]
+        arguments = [*self._in_order(pool)]
         status = np.zeros(2, np.int64) if self.lowering.checked else _NO_STATUS
         begin, direction = (length - 1, -1) if reverse else (0, 1)
         worth = self.cost * length
@@ -270,9 +267,23 @@ class Kernel:
             self._share(arguments, int(worth / _WORTH_A_THREAD), length, begin, direction, status)
         if self.lowering.checked and status[1]:
             _refuse(int(status[0]), int(status[1]) - 1)
-        if not graph.sums and self.plain:
-            return [*final, *[arguments[number] for number in self.ys]]
-        return [*final, *self._other_results(arguments, values, sequences, length)]
+        results = [*self._results(pool)]
+        if not self.plain:
+            results += self._other_ys(pool, values, length)
+        if graph.sums:
+            results += self.sums(pool, values, length, self.batch)
+        return results
+
+    def _shapes(self, length: int, time_first: bool) -> Any:
+        """The shapes and dtypes of the arrays that a call makes."""
+        made_for, shapes = self._made
+        if made_for != (length, time_first):
+            shapes = [*self.finals, *[((length, *self.lowering.sources[a].shape), a.dtype) for a in self.outputs]]
+            for k in () if time_first else self.turned:
+                (steps, rows, *rest), dtype = shapes[k]
+                shapes[k] = (rows, steps, *rest), dtype
+            self._made = (length, time_first), shapes
+        return shapes
 
     def bind(self, arrays: list[Any], final: list[Any]) -> tuple[Callable[[], None], list[np.ndarray]] | None:
         """A call that runs one step on the given arrays again and again, allocating nothing, and its ys (1, ...).
@@ -280,18 +291,13 @@ class Kernel:
         It reads carry, xs and closed-over inputs where they stand and writes the carry to `final`, which
         may be where it came from.  None if something besides the kernel has to run.
         """
-        graph = self.graph
+        graph, first_closed = self.graph, self.first_closed
         if not self.plain or graph.sums or self.drawn or self.lowering.checked or build.JIT_OFF:
             return None
-        arguments = self._prepare(arrays[len(graph.carry_in) + len(graph.xs) :]).arguments.copy()
-        for number, k in self.carries:
-            arguments[number] = arrays[k]
-        for (number, _, _), array in zip(self.finals, final, strict=True):
-            arguments[number] = array
-        for number, k in self.xs:
-            arguments[number] = arrays[len(graph.carry_in) + k]
-        for number, shape, dtype, _, _ in self.outputs:
-            arguments[number] = np.empty((1, *shape), dtype)
+        fixed = self._prepare(arrays[first_closed:]).fixed
+        outputs = [empty(shape, dtype) for shape, dtype in self._shapes(1, True)[len(final) :]]
+        pool = [*arrays[:first_closed], *fixed, *final, *outputs]
+        arguments = [*self._in_order(pool)]
         layout = self._layouts.get(self.batch) or self._layout(self.batch)
         for number, size, dtype in layout.needs:
             arguments[number] = aligned_empty(size, dtype)
@@ -307,7 +313,7 @@ class Kernel:
         addresses = np.array([a.__array_interface__["data"][0] for a in arguments], np.int64)
         call = _BoundCall(self._bound, addresses, np.array(integers, np.int64))
         call.arrays = arguments  # which the addresses are of
-        return call, [arguments[number] for number in self.ys]
+        return call, [pool[y] for y in self.ys]
 
     def _rows(self, arguments: list[Any], rows: int, length: int, begin: int, direction: int, status: Any) -> None:
         """One call of the compiled kernel."""
@@ -353,17 +359,15 @@ class Kernel:
             over_time[id(out)] = made
         return [np.ascontiguousarray(over_time[id(t)]) for t in self.drawn]
 
-    def _other_results(self, arguments: list[Any], values: dict[int, Any], sequences: list[Any], length: int) -> Any:
-        """The ys, also those that no kernel made, and the sums over time."""
-        given = {id(t): x for t, x in zip((*self.graph.xs, *self.drawn), sequences, strict=True)}
-        over_time = {**given, **{key: arguments[number] for key, number in self.made.items()}}
+    def _other_ys(self, pool: list[Any], values: dict[int, Any], length: int) -> Iterator[Any]:
+        """The ys, where some of them were made by no kernel."""
         for y in self.ys:
             if isinstance(y, int):
-                yield arguments[y]
+                yield pool[y]
+            elif id(y) in self.over_time:
+                yield pool[self.over_time[id(y)]]
             else:
-                yield over_time[id(y)] if id(y) in over_time else np.broadcast_to(values[id(y)], (length, *y.shape))
-        if self.graph.sums:
-            yield from self.sums(over_time, values, length, self.batch)
+                yield np.broadcast_to(values[id(y)], (length, *y.shape))
 
 
 class _BoundCall(functools.partial[None]):
@@ -375,11 +379,9 @@ class _BoundCall(functools.partial[None]):
 _NO_STATUS = np.zeros(2, np.int64)
 
 
-def _same(remembered: list[Any], given: list[Any]) -> bool:
-    for a, b in zip(remembered, given, strict=True):
-        if a is not b:
-            return False
-    return True
+def _picker(places: list[int]) -> Callable[[list[Any]], tuple[Any, ...]]:
+    """A function that picks what stands at some places of a list."""
+    return itemgetter(*places) if len(places) > 1 else lambda pool: tuple([pool[k] for k in places])
 
 
 def _refuse(entry: int, entries: int) -> None:

@@ -30,12 +30,14 @@ class _Step(NamedTuple):
 class Sums:
     """The sums over time of a lowered graph."""
 
-    def __init__(self, lowering: Lowering) -> None:
-        self.lowering = lowering
+    def __init__(self, lowering: Lowering, places: dict[int, int]) -> None:
+        self.lowering, self.places = lowering, places
         self.steps = [self._step(node) for node in lowering.summed]
         made = {key for step in self.steps for key in step.outputs}
         wanted = {id(t): t for node in lowering.summed for t in node.tensors}
-        self.merged = [(key, t.shape[1:]) for key, t in wanted.items() if key not in made and not self._is_constant(t)]
+        self.merged = [
+            (key, places[key], t.shape[1:]) for key, t in wanted.items() if key not in made and not self._is_constant(t)
+        ]
 
     def _is_constant(self, t: Tensor) -> bool:
         return self.lowering.is_constant(t)
@@ -56,12 +58,10 @@ class Sums:
             function, params = product_over_rows, {}
         return _Step(function, operands, params, [id(o) for o in node.outputs], node.primitive.multiple)
 
-    def __call__(self, over_time: dict[int, Any], values: dict[int, Any], length: int, batch: int) -> list[Any]:
-        """The sums, from values (T, B, ...) and from those that do not change, by the Tensor's id."""
+    def __call__(self, pool: list[Any], values: dict[int, Any], length: int, batch: int) -> list[Any]:
+        """The sums, from values (T, B, ...) at their places in `pool` and from those that do not change, by id."""
         rows = length * batch
-        merged = {
-            key: np.ascontiguousarray(over_time[key]).reshape(rows, *shape) for key, shape in self.merged
-        }  # fmt: skip
+        merged = {key: pool[place].reshape(rows, *shape) for key, place, shape in self.merged}
         for step in self.steps:
             operands = []
             for kind, what in step.operands:
@@ -75,20 +75,19 @@ class Sums:
             for key, value in zip(step.outputs, made if step.multiple else (made,), strict=True):
                 merged[key] = value
         return [
-            merged[id(t)] if id(t) in merged else self._sum(t, over_time, values, length)
-            for t in self.lowering.graph.sums
+            merged[id(t)] if id(t) in merged else self._sum(t, pool, values, length) for t in self.lowering.graph.sums
         ]
 
-    def _sum(self, t: Tensor, over_time: dict[int, Any], values: dict[int, Any], length: int) -> Any:
+    def _sum(self, t: Tensor, pool: list[Any], values: dict[int, Any], length: int) -> Any:
         """The sum over time of a value that is no sum over the rows."""
         if id(t) in values:
             return values[id(t)] * length
         node = self.lowering.outer_products.get(id(t))
         if node is None:
-            return matmul.sum_over(over_time[id(t)], (0,), False)
+            return matmul.sum_over(pool[self.places[id(t)]], (0,), False)
         a, b, letters = contraction.parse(node.params["spec"])
         clock = next(c for c in "tTzZ" if c not in a + b)
-        x, y = (over_time[id(operand)] for operand in node.inputs)
+        x, y = (pool[self.places[id(operand)]] for operand in node.inputs)
         return matmul.contract_arrays(x, y, f"{clock}{a},{clock}{b}->{letters}")
 
 

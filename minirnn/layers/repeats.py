@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..autodiff import ops, trees
+from ..autodiff import structure, trees
 from ..autodiff.tensor import Tensor, current_trace, is_recording, wrap
 from ..scan import Rerun
 from .base import DTYPES, is_observed
@@ -112,5 +112,5 @@ class Repeats:
 
 def swap_time(x: Any) -> Any:
     """(B, T, ...) as (T, B, ...), and back."""
-    axes = (1, 0, *range(2, x.ndim))
-    return ops.transpose(x, axes) if is_recording() or type(x) is not Tensor else wrap(x.value.transpose(axes))
+    axes = (1, 0, *range(2, len(x.shape)))
+    return structure.transpose(x, axes) if is_recording() or type(x) is not Tensor else wrap(x.value.transpose(axes))
