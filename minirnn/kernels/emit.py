@@ -6,7 +6,7 @@ lanes along the last axis of their nest.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .lower import Lowering
@@ -35,10 +35,8 @@ from .text import Text
 def _print_nest(text: Text, nest: Nest) -> None:
     if not nest.body:
         return
-    opened, variable, count = text.nest(nest.space)
+    opened, variable, count = text.nest(nest.space, _offsets(nest))
     names: dict[int, str] = {}
-    if opened == 0:
-        text.line("m = 1")
     for part in nest.body:
         if isinstance(part, Let):
             wish = part.word if text.explained else f"v{part.key}"
@@ -51,6 +49,15 @@ def _print_nest(text: Text, nest: Nest) -> None:
         else:
             _print_write(text, part, names, variable, count)
     text.depth -= opened
+
+
+def _offsets(nest: Nest) -> Iterator[Affine]:
+    """Where a nest reads and writes."""
+    for part in nest.body:
+        if isinstance(part, Write):
+            yield part.offset
+        elif isinstance(part.expression, Load):
+            yield part.expression.offset
 
 
 def _print_write(text: Text, write: Write, names: dict[int, str], variable: str, count: str) -> None:
@@ -81,9 +88,7 @@ def _print_product(text: Text, p: Product) -> None:
 
 
 def _print_chain(text: Text, chain: Chain) -> None:
-    opened, variable, count = text.nest(chain.space)
-    if opened == 0:
-        text.line("m = 1")
+    opened, variable, count = text.nest(chain.space, (chain.a.offset, chain.b.offset, chain.out.offset))
     inner = text.coefficient(chain.inner)
     dtype = chain.out.array.dtype
     text.line(f"total = as_{dtype}(-0.0)", chain.node)  # to which adding the first block changes nothing
@@ -198,10 +203,11 @@ def print_statement(text: Text, statement: Any) -> None:
 def kernel_text(lowering: Lowering, name: str, explained: bool = False, bound: bool = False) -> Text:
     """The printed kernel: runs `length` steps of `rows` rows, in blocks of `block` steps.
 
-    `begin` and `direction` say which time step is the first and where to go from there.  A `bound`
-    kernel runs one step from and to fixed addresses, so that a call hands over next to nothing.
+    `begin` and `direction` say which time step is the first and where to go from there, `order` which rows
+    of what goes over time.  A `bound` kernel runs one step of all rows from and to fixed addresses, so that
+    a call hands over next to nothing.
     """
-    text = Text(lowering, explained)
+    text = Text(lowering, explained, in_order=bound)
     text.depth = 1
     for move in _carry_moves(text, lowering, to_start=True):
         print_statement(text, move)
@@ -236,7 +242,7 @@ def kernel_text(lowering: Lowering, name: str, explained: bool = False, bound: b
     for key, (given, _) in text.sizes.items():
         text.line(f"{given} = {_where_from(key, text, lowering)}")
     arguments = ", ".join(
-        ["length", "begin", "direction", "block", "rows", "sizes", "status", *_arguments(text, lowering)]
+        ["length", "begin", "direction", "block", "rows", "order", "sizes", "status", *_arguments(text, lowering)]
     )
     text.lines = [f"def {name}({arguments}):", *text.lines, *body]
     return text

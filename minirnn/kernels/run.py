@@ -32,6 +32,7 @@ from .emit import kernel_text
 from .heavy import lower
 from .lower import DTYPES, Lowering, Panels
 from .program import ROWS_KEY, Array, Inexpressible
+from .shares import Share, by_length, even
 from .sums import Sums
 from .text import MAPS, Text
 
@@ -148,6 +149,9 @@ class Kernel:
             outline.prepare(dtype, {"pack", *text.used})
         self.function = _compiled(text, graph, _signature(self.arrays))
         self.batch = 1 if lowering.batch is None else lowering.batch
+        self.all_rows = np.arange(self.batch)
+        # The place of the mask, whose masked steps can be left out.
+        self.guard = next((len(graph.carry_in) + k for k, t in enumerate(graph.xs) if t is graph.guard), None)
         self.cost = _cost(lowering) * self.batch if _shareable(lowering) else 0.0
         self.passed = [size for key, (_, size) in text.sizes.items() if key[0] != "of"]
         self._layouts: dict[int, _Layout] = {}
@@ -182,7 +186,9 @@ class Kernel:
         found.update((a, given + k) for k, a in enumerate([*self.fixed, *made]))
         # Outputs take the order of time and batch that the caller's inputs have.
         self.turned = [k for k, a in enumerate(made) if a.role == "y" and a.rowed]
-        self.rowed = [(number, a.time) for number, a in enumerate(self.arrays) if a.rowed]
+        # What goes over time is read and written where it is, by the numbers of the rows.
+        self.rowed = [number for number, a in enumerate(self.arrays) if a.rowed and not a.time]
+        self.rowed_finals = [number for number in self.rowed if self.arrays[number].role == "final"]
         self._in_order = _picker([found.get(a, 0) for a in self.arrays])  # scratch memory comes later
         self._made: tuple[Any, Any] = ((), ())
         self.over_time = {**places, **{id(lowering.sources[a]): found[a] for a in by_role.get("stack", [])}}
@@ -252,26 +258,24 @@ class Kernel:
             if not (flags.carray or (flags.c_contiguous and flags.aligned)) and k in self.read:
                 x = given[k] = _fitting(x, self.inner[k])
                 time_first = time_first and not (x.ndim > 1 and x.strides[0] < x.strides[1])
-        made = [empty(shape, dtype) for shape, dtype in self._shapes(length, time_first)]
+        parts = self._shares(given, length)
+        is_whole = all(end - begin == length for _, _, begin, end in parts)
+        make = empty if is_whole else np.zeros
+        made = [make(shape, dtype) for shape, dtype in self._shapes(length, time_first)]
         if not time_first:
             for k in self.turned:
                 made[k] = made[k].swapaxes(0, 1)
         pool = [*given, *ready.fixed, *made]
         arguments = [*self._in_order(pool)]
         status = np.zeros(2, np.int64) if self.lowering.checked else _NO_STATUS
-        begin, direction = (length - 1, -1) if reverse else (0, 1)
-        worth = self.cost * length
-        if worth < 2 * _WORTH_A_THREAD or self.batch < 2:
-            self._rows(arguments, self.batch, length, begin, direction, status)
-        else:
-            self._share(arguments, int(worth / _WORTH_A_THREAD), length, begin, direction, status)
+        self._run(parts, arguments, -1 if reverse else 1, status)
         if self.lowering.checked and status[1]:
             _refuse(int(status[0]), int(status[1]) - 1)
         results = [*self._results(pool)]
         if not self.plain:
             results += self._other_ys(pool, values, length)
         if graph.sums:
-            results += self.sums(pool, values, length, self.batch)
+            results += self.sums(pool, values, length, self.batch, None if is_whole else given[self.guard])
         return results
 
     def _shapes(self, length: int, time_first: bool) -> Any:
@@ -315,8 +319,37 @@ class Kernel:
         call.arrays = arguments  # which the addresses are of
         return call, [pool[y] for y in self.ys]
 
-    def _rows(self, arguments: list[Any], rows: int, length: int, begin: int, direction: int, status: Any) -> None:
+    def _shares(self, given: list[Any], length: int) -> list[Share]:
+        """How the rows are shared out."""
+        worth = self.cost * length
+        if worth >= _WORTH_A_THREAD:
+            threads = config.current_threads()
+            if self.guard is not None and (found := by_length(given[self.guard], threads)):
+                return found
+            if self.batch > 1:
+                return even(self.batch, length, min(threads, self.batch, int(worth / _WORTH_A_THREAD)))
+        return [Share(..., self.all_rows, 0, length)]
+
+    def _run(self, parts: list[Share], arguments: list[Any], direction: int, status: Any) -> None:
+        """All shares of the rows, on as many threads as there are."""
+        if len(parts) == 1 and len(parts[0].order) == self.batch:
+            self._rows(parts[0], arguments, direction, status)
+            return
+
+        def run_part(share: Share) -> None:
+            part = arguments.copy()
+            for number in self.rowed:
+                part[number] = arguments[number][share.rows]
+            self._rows(share, part, direction, status)
+            for number in self.rowed_finals:
+                arguments[number][share.rows] = part[number]
+
+        threads.run(run_part, [(share,) for share in parts])
+
+    def _rows(self, share: Share, arguments: list[Any], direction: int, status: Any) -> None:
         """One call of the compiled kernel."""
+        _, order, first, end = share
+        rows, begin = len(order), first if direction > 0 else end - 1
         layout = self._layouts.get(rows) or self._layout(rows)
         try:
             scratch = layout.scratch.pop()
@@ -324,24 +357,8 @@ class Kernel:
             scratch = [aligned_empty(size, dtype) for _, size, dtype in layout.needs]
         for (number, _, _), array in zip(layout.needs, scratch, strict=True):
             arguments[number] = array
-        self.function(length, begin, direction, layout.block, rows, layout.sizes, status, *arguments)
+        self.function(end - first, begin, direction, layout.block, rows, order, layout.sizes, status, *arguments)
         layout.scratch.append(scratch)
-
-    def _share(self, arguments: list[Any], pieces: int, length: int, begin: int, direction: int, status: Any) -> None:
-        """The rows shared out to threads."""
-        count = max(1, min(config.current_threads(), self.batch, pieces))
-        if count == 1:
-            self._rows(arguments, self.batch, length, begin, direction, status)
-            return
-        ends = [self.batch * k // count for k in range(count + 1)]
-
-        def run_part(first: int, last: int) -> None:
-            part = arguments.copy()
-            for number, over_time in self.rowed:
-                part[number] = part[number][:, first:last] if over_time else part[number][first:last]
-            self._rows(part, last - first, length, begin, direction, status)
-
-        threads.run(run_part, list(zip(ends, ends[1:], strict=False)))
 
     # random numbers, ys and sums ---------------------------------------------------------------------
     def _draw(self, values: dict[int, Any], sequences: list[Any], length: int) -> list[Any]:
@@ -446,7 +463,7 @@ def _imports(text: Text) -> str:
 
 def _signature(arrays: list[Array]) -> str:
     """The types of a kernel's arguments, as Numba writes them."""
-    parts = ["int64"] * 5 + ["int64[::1]"] * 2
+    parts = ["int64"] * 5 + ["int64[::1]"] * 3
     for a in arrays:
         dtype = "boolean" if a.dtype == bool else str(a.dtype)
         layout = "A" if a.role in ("x", "y", "stack") else "C"

@@ -58,10 +58,19 @@ class Sums:
             function, params = product_over_rows, {}
         return _Step(function, operands, params, [id(o) for o in node.outputs], node.primitive.multiple)
 
-    def __call__(self, pool: list[Any], values: dict[int, Any], length: int, batch: int) -> list[Any]:
-        """The sums, from values (T, B, ...) at their places in `pool` and from those that do not change, by id."""
+    def __call__(
+        self, pool: list[Any], values: dict[int, Any], length: int, batch: int, valid: np.ndarray | None
+    ) -> list[Any]:
+        """The sums, from values (T, B, ...) at their places in `pool` and from those that do not change, by id.
+
+        valid: a mask (T, B) outside of which there are only zeros to add.
+        """
         rows = length * batch
-        merged = {key: pool[place].reshape(rows, *shape) for key, place, shape in self.merged}
+        chosen = None if valid is None else np.nonzero(valid)
+        if chosen is None:
+            merged = {key: pool[place].reshape(rows, *shape) for key, place, shape in self.merged}
+        else:
+            merged = {key: pool[place][chosen] for key, place, _ in self.merged}
         for step in self.steps:
             operands = []
             for kind, what in step.operands:
@@ -69,8 +78,10 @@ class Sums:
                     operands.append(merged[what])
                 elif kind == "number":
                     operands.append(what)
+                elif kind == "constant":
+                    operands.append(values[what])
                 else:
-                    operands.append(values[what] if kind == "constant" else tiled(values[what], rows))
+                    operands.append(tiled(values[what], rows) if chosen is None else values[what][chosen[1]])
             made = step.function(*operands, **step.params)
             for key, value in zip(step.outputs, made if step.multiple else (made,), strict=True):
                 merged[key] = value

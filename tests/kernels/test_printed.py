@@ -51,7 +51,7 @@ def check_names(text: str) -> None:
     # What is no loop variable, no count and no carry's place is given a value once.
     again = [n for n, k in collections.Counter(assigned).items() if k > 1]
     assert all(
-        re.fullmatch(r"i\w+|[stkmxp]\d*|steps|first\d*|part|total|entry|best|\w+_(now|next)", n) for n in again
+        re.fullmatch(r"i\w+|row\w+|[stkmxp]\d*|steps|first\d*|part|total|entry|best|\w+_(now|next)", n) for n in again
     ), again
 
 
