@@ -275,7 +275,8 @@ class Kernel:
         if not self.plain:
             results += self._other_ys(pool, values, length)
         if graph.sums:
-            results += self.sums(pool, values, length, self.batch, None if is_whole else given[self.guard])
+            valid = None if is_whole or self.guard is None else given[self.guard]
+            results += self.sums(pool, values, length, self.batch, valid)
         return results
 
     def _shapes(self, length: int, time_first: bool) -> Any:
