@@ -72,15 +72,15 @@ def _run_unrecorded(
         arrays.append(x)
     results = run_forward(graph, arrays, length, reverse, engine)
     if borrowed:
-        results = [np.array(r) if _looks_at(r, borrowed) else r for r in results]
-    return tuple([*map(wrap, results)])
+        ids = {*map(id, borrowed)}
+        results = [
+            np.array(r) if id(r) in ids or (r.base is not None and _looks_at(r, borrowed)) else r for r in results
+        ]
+    return (*map(wrap, results),)
 
 
 def _looks_at(result: Any, arrays: list[np.ndarray]) -> bool:
-    for x in arrays:
-        if result is x or (result.base is not None and np.may_share_memory(result, x)):
-            return True
-    return False
+    return any(np.may_share_memory(result, x) for x in arrays)
 
 
 # the primitive -----------------------------------------------------------------------------------

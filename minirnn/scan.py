@@ -331,17 +331,20 @@ class Rerun:
     def __init__(self, step: Callable[[Any, Any], Any], init: Any, xs: Any, reverse: bool) -> None:
         self.step, self.steps, self.reverse = step, xs.shape[0], reverse
         self.settings, self.engine = current_settings(), config.current_engine()
-        self.trail = trail_of(step, trees.flatten(init), ([xs], trees.LEAF))
+        trail = trail_of(step, trees.flatten(init), ([xs], trees.LEAF))
+        found = trail.follow(step) if trail else None
+        self.found = None if trail is None or found is None else (found[0], trail.sight)
 
     def __call__(self, carry: list[Any], xs: Any) -> Results | None:
         """The leaves of what `scan` returns, and the form of ys; None if `scan` itself has to be called."""
-        found = self.trail.follow(self.step) if self.trail and current_settings() == self.settings else None
-        if found is None:
+        if self.found is None or current_settings() != self.settings:
             return None
-        traced, reachable = found
+        traced, sight = self.found
+        reachable = sight.arrays_of(self.step)
+        if reachable is None:
+            return None
         sequences, closed = _run_inputs(traced, [xs], reachable, self.steps, None)
-        operands = [*carry, *sequences, *closed]
-        outputs = run_graph(traced.graph, operands, self.steps, self.reverse, self.engine)
+        outputs = run_graph(traced.graph, [*carry, *sequences, *closed], self.steps, self.reverse, self.engine)
         count = len(carry)
         return outputs[:count], outputs[count : count + len(traced.graph.ys)], traced.y_form
 

@@ -405,7 +405,7 @@ def _compute(primitive: Primitive, operands: tuple[Any, ...], params: dict[str, 
         dtypes = ", ".join(str(x.dtype) if type(x) is Tensor else repr(x) for x in operands)
         kind = DtypeError if isinstance(error, TypeError) else ArgumentError
         raise kind(f"{primitive.name} cannot be computed: {error}", got=f"operands of {dtypes}") from error
-    return tuple([*map(wrap, results)]) if primitive.multiple else (wrap(results),)
+    return (*map(wrap, results),) if primitive.multiple else (wrap(results),)
 
 
 def _unify(primitive: Primitive, operands: tuple[Any, ...]) -> tuple[Any, ...]:

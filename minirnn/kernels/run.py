@@ -175,7 +175,7 @@ class Kernel:
         found = {a: keys[a][1] for a in by_role.get("carry", [])}
         found.update((a, places[id(lowering.sources[a])]) for a in by_role.get("x", []))
         self.read = frozenset(found.values())
-        self.inner = [None] * carries + [
+        self.inner: list[Any] = [None] * carries + [
             np.empty((1, 1, *t.shape[1:]), t.dtype).strides[2:] if lowering.rows_first(t) else None for t in sequences
         ]
         self.fixed = [a for a in self.arrays if a.role in ("constant", "panels")]

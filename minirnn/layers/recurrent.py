@@ -278,7 +278,8 @@ class RNN(Stateful, Layer):
     def _finish(self, states: Any, outputs: Any, mask: Any) -> Any:
         """What the layer returns for the results of the scan; a stateful layer keeps the states."""
         if self.return_sequences:
-            outputs = trees.map(lambda ys: self._arranged(ys, mask), outputs)
+            is_one = type(outputs) is Tensor
+            outputs = self._arranged(outputs, mask) if is_one else trees.map(lambda ys: self._arranged(ys, mask), outputs)
         if self.stateful:
             self._held.keep(states)
         return self._result(outputs, states)
@@ -334,6 +335,8 @@ class RNN(Stateful, Layer):
         return ys if self.time_major else swap_time(ys)
 
     def _result(self, outputs: Any, states: Any) -> Any:
+        if type(outputs) is Tensor and not self.return_state:
+            return outputs
         flat = trees.flatten(outputs)[0]
         if self.return_state:
             return [*flat, *(states if isinstance(states, (list, tuple)) else trees.flatten(states)[0])]
