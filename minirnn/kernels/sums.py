@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..autodiff import contraction
 from ..autodiff.primitive import ROWS
 from ..autodiff.tensor import Node, Tensor
