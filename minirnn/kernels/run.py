@@ -189,6 +189,13 @@ class Kernel:
         # What goes over time is read and written where it is, by the numbers of the rows.
         self.rowed = [number for number, a in enumerate(self.arrays) if a.rowed and not a.time]
         self.rowed_finals = [number for number in self.rowed if self.arrays[number].role == "final"]
+        # In steps that are left out only these are looked at: residuals are read behind the mask alone.
+        seen = {id(t) for t in graph.ys[: len(graph.ys) - graph.residuals]}
+        seen |= {id(t) for t in [*graph.sums, *[x for node in lowering.outer_products.values() for x in node.tensors]]}
+        self.zeroed = [
+            number for number, a in enumerate(self.arrays)
+            if a.time and a.rowed and a.written and id(lowering.sources[a]) in seen
+        ]  # fmt: skip
         self._in_order = _picker([found.get(a, 0) for a in self.arrays])  # scratch memory comes later
         self._made: tuple[Any, Any] = ((), ())
         self.over_time = {**places, **{id(lowering.sources[a]): found[a] for a in by_role.get("stack", [])}}
@@ -259,23 +266,23 @@ class Kernel:
                 x = given[k] = _fitting(x, self.inner[k])
                 time_first = time_first and not (x.ndim > 1 and x.strides[0] < x.strides[1])
         parts = self._shares(given, length)
-        is_whole = all(end - begin == length for _, _, begin, end in parts)
-        make = empty if is_whole else np.zeros
-        made = [make(shape, dtype) for shape, dtype in self._shapes(length, time_first)]
+        made = [empty(shape, dtype) for shape, dtype in self._shapes(length, time_first)]
         if not time_first:
             for k in self.turned:
                 made[k] = made[k].swapaxes(0, 1)
         pool = [*given, *ready.fixed, *made]
         arguments = [*self._in_order(pool)]
         status = np.zeros(2, np.int64) if self.lowering.checked else _NO_STATUS
-        self._run(parts, arguments, -1 if reverse else 1, status)
+        self._run(parts, arguments, length, -1 if reverse else 1, status)
         if self.lowering.checked and status[1]:
             _refuse(int(status[0]), int(status[1]) - 1)
         results = [*self._results(pool)]
         if not self.plain:
             results += self._other_ys(pool, values, length)
         if graph.sums:
-            valid = None if is_whole or self.guard is None else given[self.guard]
+            valid = None
+            if self.guard is not None and any(end - begin < length for _, _, begin, end in parts):
+                valid = given[self.guard]
             results += self.sums(pool, values, length, self.batch, valid)
         return results
 
@@ -331,9 +338,9 @@ class Kernel:
                 return even(self.batch, length, min(threads, self.batch, int(worth / _WORTH_A_THREAD)))
         return [Share(..., self.all_rows, 0, length)]
 
-    def _run(self, parts: list[Share], arguments: list[Any], direction: int, status: Any) -> None:
+    def _run(self, parts: list[Share], arguments: list[Any], length: int, direction: int, status: Any) -> None:
         """All shares of the rows, on as many threads as there are."""
-        if len(parts) == 1 and len(parts[0].order) == self.batch:
+        if len(parts) == 1 and parts[0].end - parts[0].begin == length:
             self._rows(parts[0], arguments, direction, status)
             return
 
@@ -344,6 +351,10 @@ class Kernel:
             self._rows(share, part, direction, status)
             for number in self.rowed_finals:
                 arguments[number][share.rows] = part[number]
+            if share.end - share.begin < length:
+                for number in self.zeroed:
+                    arguments[number][: share.begin, share.rows] = 0
+                    arguments[number][share.end :, share.rows] = 0
 
         threads.run(run_part, [(share,) for share in parts])
 

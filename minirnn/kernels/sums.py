@@ -66,11 +66,10 @@ class Sums:
         valid: a mask (T, B) outside of which there are only zeros to add.
         """
         rows = length * batch
-        chosen = None if valid is None else np.nonzero(valid)
-        if chosen is None:
-            merged = {key: pool[place].reshape(rows, *shape) for key, place, shape in self.merged}
-        else:
-            merged = {key: pool[place][chosen] for key, place, _ in self.merged}
+        merged = {key: pool[place].reshape(rows, *shape) for key, place, shape in self.merged}
+        chosen = None if valid is None else np.flatnonzero(valid)
+        if chosen is not None:
+            merged = {key: array.take(chosen, 0) for key, array in merged.items()}
         for step in self.steps:
             operands = []
             for kind, what in step.operands:
@@ -81,7 +80,8 @@ class Sums:
                 elif kind == "constant":
                     operands.append(values[what])
                 else:
-                    operands.append(tiled(values[what], rows) if chosen is None else values[what][chosen[1]])
+                    tiles = tiled(values[what], rows)
+                    operands.append(tiles if chosen is None else tiles.take(chosen, 0))
             made = step.function(*operands, **step.params)
             for key, value in zip(step.outputs, made if step.multiple else (made,), strict=True):
                 merged[key] = value

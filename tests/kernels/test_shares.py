@@ -113,3 +113,25 @@ def test_a_share_that_ends_too_early_is_noticed(eager: list[int], monkeypatch: p
     monkeypatch.setattr(run, "by_length", too_early)
     made, _ = evaluate("gru", given_rows, mask)
     assert differing(made, wanted) == ["y", "h"]
+
+
+def test_nothing_looks_at_steps_that_were_left_out(eager: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    given_rows, mask = cases.rows("lstm", "float64", 12, 7), np.tri(12, 7, -3, dtype=bool)
+
+    def slopes_of_slopes() -> list[Any]:
+        x = mr.Tensor(given_rows["x"])
+        with mr.Tape() as outer:
+            outer.watch(x)
+            with mr.Tape() as inner:
+                inner.watch(x)
+                loss = sum(
+                    (v * v).sum() for v in cases.forward("lstm", "float64", {**given_rows, "x": x}, mask).values()
+                )
+            slope = inner.gradient(loss, x)
+        return [slope, *outer.gradient((slope * slope).sum(), [x, *cases.layer("lstm", "float64").trainable_variables])]
+
+    wanted = slopes_of_slopes()
+    assert eager and min(eager) > 0
+    monkeypatch.setattr(run, "empty", lambda shape, dtype: np.full(shape, np.nan if dtype.kind == "f" else 1, dtype))
+    for made, value in zip(slopes_of_slopes(), wanted, strict=True):
+        assert same(made, value)
