@@ -207,6 +207,7 @@ _ARRAY_WORDS = {
     "panels": "{}_panels",
     "y": "{}_out",
     "stack": "{}_stack",
+    "sum": "{}_sum",
     "carry": "{}_initial",
     "final": "{}_final",
 }  # fmt: skip
@@ -215,7 +216,7 @@ _UNUSUAL = {"inf": "inf", "-inf": "-inf", "nan": "nan"}
 RESERVED = frozenset(
     "length begin direction block rows sizes status steps done s t k m total part first entry addresses load store "
     "load_apart store_apart element put select fma sqrt absolute maximum minimum LANES inf nan product range min max "
-    "sum_chain max_chain argmax_chain sum_columns max_columns".split()
+    "sum_of_products sum_chain max_chain argmax_chain sum_columns max_columns".split()
 )
 _LIKE_OURS = re.compile(r"(i\d+|i_\w|at\d+|as_\w+|\w+_f(32|64))")
 
