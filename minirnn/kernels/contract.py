@@ -39,6 +39,11 @@ else:
     from .lanes import LANES, load, maximum, store, zeros
 
 ALIGNMENT = 64  # bytes: of panels, so that no vector of a panel crosses a cache line
+# Large products go by chunks of the second operand that stay in the second cache.
+DEPTH = 256  # contracted indices of a chunk
+WIDE_BYTES = 1024  # of a row of a packed chunk
+TALL = 128  # rows that pass a packed chunk before the next rows
+PACKING_BYTES = DEPTH * (WIDE_BYTES + PANEL_BYTES)  # of the memory in which chunks are packed
 
 _main = tile(ROWS, MAIN_BYTES)
 _pair = tile(2, PAIR_BYTES)
@@ -78,7 +83,7 @@ def pack(
     pack_pointers(address(source, at), row_stride, column_stride, inner, columns, address(panels, panels_at))
 
 
-@outlined("piiiip", "the packing of weights", used_by="pack")
+@outlined("piiiip", "the packing of weights", used_by="pack sum_of_products")
 def pack_pointers(source: Any, row_stride: int, column_stride: int, inner: int, columns: int, panels: Any) -> None:
     """As `pack`, from pointers."""
     width = PANEL_BYTES // size_of(source)
@@ -115,7 +120,7 @@ def product(
         multiply(left, a_row, a_step, right, to, out_row, rows, inner, columns, True, turn)
 
 
-@outlined("pippiibi", "the product of one row", used_by="product")
+@outlined("pippiibi", "the product of one row", used_by="product sum_of_products")
 def multiply_row(a: Any, a_step: int, panels: Any, out: Any, inner: int, columns: int, first: bool, turn: int) -> None:
     """As `product` of one row, from pointers; unless `first`, the blocks' sums are added to what `out` holds."""
     size = size_of(a)
@@ -145,7 +150,7 @@ def multiply_row(a: Any, a_step: int, panels: Any, out: Any, inner: int, columns
         start += step
 
 
-@outlined("piippiiiibi", "the product of matrices", used_by="product")
+@outlined("piippiiiibi", "the product of matrices", used_by="product sum_of_products")
 def multiply(
     a: Any, a_row: int, a_step: int, panels: Any, out: Any, out_row: int, rows: int, inner: int, columns: int,
     first: bool, turn: int,
@@ -190,6 +195,45 @@ def multiply(
                 for n in range(start, start + end):
                     out[r * out_row + n] = 0
         start += step
+
+
+# products of what was not packed before -------------------------------------------------------------
+@outlined("piipiipiiiip", "products of arrays", used_by="sum_of_products")
+def multiply_chunks(
+    a: Any, a_row: int, a_step: int, b: Any, b_row: int, b_column: int, out: Any, out_row: int,
+    rows: int, inner: int, columns: int, panels: Any,
+) -> None:  # fmt: skip
+    """out (rows, columns) = a (rows, inner) times b (inner, columns), from pointers; `panels` takes packed chunks."""
+    size = size_of(a)
+    width, wide = PANEL_BYTES // size, WIDE_BYTES // size
+    packed_rows = move(panels, DEPTH * wide)
+    for c in range(0, columns, wide):
+        breadth = min(wide, columns - c)
+        for k in range(0, max(inner, 1), DEPTH):
+            depth = min(DEPTH, inner - k)
+            pack_pointers(move(b, k * b_row + c * b_column), b_row, b_column, depth, breadth, panels)
+            left, to = move(a, k * a_step), move(out, c)
+            if rows == 1:
+                multiply_row(left, a_step, panels, to, depth, breadth, k == 0, 0)
+                continue
+            in_place = a_step == 1 or rows < width or columns <= 2 * width
+            tall = TALL if in_place else width
+            for r in range(0, rows, tall):
+                height = min(tall, rows - r)
+                from_, step, stride = move(left, r * a_row), a_step, a_row
+                if not in_place:
+                    pack_pointers(from_, a_step, a_row, depth, height, packed_rows)
+                    from_, step, stride = packed_rows, width, 1
+                multiply(from_, stride, step, panels, move(to, r * out_row), out_row, height, depth, breadth, k == 0, 0)
+
+
+@library_function(forceinline=True)
+def sum_of_products(
+    a: Any, b: Any, out: Any, n: int, rows: int, columns: int, memory: Any, at: int
+) -> None:  # fmt: skip
+    """out (rows, columns) = the sum over n of a (n, rows) times b (n, columns); chunks are packed in memory[at], ..."""
+    left, right, to = address(a, 0), address(b, 0), address(out, 0)
+    multiply_chunks(left, 1, rows, right, columns, 1, to, columns, rows, n, columns, address(memory, at))
 
 
 # sums and maxima ---------------------------------------------------------------------------------

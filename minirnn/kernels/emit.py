@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from .contract import PACKING_BYTES
 from .lower import Lowering
 from .program import (
     ONE,
@@ -30,6 +31,7 @@ from .program import (
     along,
 )  # fmt: skip
 from .text import Text
+from .timesums import MOST_STEPS, packing_memory
 
 
 def _print_nest(text: Text, nest: Nest) -> None:
@@ -230,6 +232,7 @@ def kernel_text(lowering: Lowering, name: str, explained: bool = False, bound: b
     text.depth -= 1
     for move in _carry_moves(text, lowering, to_start=False):
         print_statement(text, move)
+    _print_time_sums(text, lowering)
     body, text.lines, text.depth = text.lines, [], 1
     if bound:
         text.line("length, begin, direction, block, rows = 1, 0, 1, 1, sizes[0]")
@@ -246,6 +249,26 @@ def kernel_text(lowering: Lowering, name: str, explained: bool = False, bound: b
     )
     text.lines = [f"def {name}({arguments}):", *text.lines, *body]
     return text
+
+
+def _print_time_sums(text: Text, lowering: Lowering) -> None:
+    """The sums over time, unless there are so many steps that threads share them out afterwards."""
+    if not lowering.time_sums:
+        return
+    text.line(f"if length <= {text.size(MOST_STEPS)}:")
+    text.depth += 1
+    for each in lowering.time_sums:
+        right, out, width = text.name(each.right), text.name(each.out), text.size(each.right_width)
+        if each.left is None:
+            text.used.add("sum_columns")
+            text.line(f"sum_columns({right}, 0, {width}, length * rows, {width}, {out}, 0)", each.node)
+            continue
+        text.used.add("sum_of_products")
+        dtype = each.out.dtype
+        memory, at = packing_memory(lowering, PACKING_BYTES // dtype.itemsize, dtype)
+        operands = f"{text.name(each.left)}, {right}, {out}, length * rows, {text.size(each.left_width)}, {width}"
+        text.line(f"sum_of_products({operands}, {text.name(memory)}, {text.size(at)})", each.node)
+    text.depth -= 1
 
 
 def _arguments(text: Text, lowering: Lowering) -> list[str]:

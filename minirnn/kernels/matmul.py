@@ -23,12 +23,9 @@ from .. import config
 from ..autodiff import contraction
 from . import build, outline, threads
 from .build import library_function
-from .contract import aligned_empty, multiply, multiply_row, pack_pointers, sum_columns, sum_rows
-from .tile import PANEL_BYTES, address, move, size_of
+from .contract import PACKING_BYTES, aligned_empty, multiply_chunks, sum_columns, sum_rows
+from .tile import PANEL_BYTES, address, size_of
 
-DEPTH = 256  # contracted indices of a chunk
-WIDE_BYTES = 1024  # of a row of a packed chunk
-TALL = 128  # rows that pass a packed chunk before the next rows
 # About 100 microseconds of work; less is not worth a second thread's time.
 _PRODUCTS_WORTH_THREADS = 8_000_000
 _ADDITIONS_WORTH_THREADS = 1_000_000
@@ -40,36 +37,16 @@ _FLOATS = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
 def _multiply_part(a: Any, b: Any, out: Any, scratch: Any, row: int, rows: int, column: int, columns: int) -> None:
     """Rows and columns of out (N, R, C) = a (N, R, K) times b (N, K, C); `scratch` takes the packed chunks."""
     size = size_of(address(a, 0))
-    inner, width, wide = a.shape[2], PANEL_BYTES // size, WIDE_BYTES // size
     a_row, a_step = a.strides[1] // size, a.strides[2] // size
     b_row, b_column = b.strides[1] // size, b.strides[2] // size
-    panels = address(scratch, 0)
-    packed_rows = address(scratch, DEPTH * wide)
     for n in range(a.shape[0]):
-        left_n = address(a, n * (a.strides[0] // size) + row * a_row)
-        right_n = address(b, n * (b.strides[0] // size) + column * b_column)
-        out_n = address(out, (n * out.shape[1] + row) * out.shape[2] + column)
-        for c in range(0, columns, wide):
-            breadth = min(wide, columns - c)
-            for k in range(0, max(inner, 1), DEPTH):
-                depth = min(DEPTH, inner - k)
-                pack_pointers(move(right_n, k * b_row + c * b_column), b_row, b_column, depth, breadth, panels)
-                left, to = move(left_n, k * a_step), move(out_n, c)
-                if rows == 1:
-                    multiply_row(left, a_step, panels, to, depth, breadth, k == 0, 0)
-                    continue
-                in_place = a_step == 1 or rows < width or columns <= 2 * width
-                tall = TALL if in_place else width
-                for r in range(0, rows, tall):
-                    height = min(tall, rows - r)
-                    from_, step, stride = move(left, r * a_row), a_step, a_row
-                    if not in_place:
-                        pack_pointers(from_, a_step, a_row, depth, height, packed_rows)
-                        from_, step, stride = packed_rows, width, 1
-                    multiply(
-                        from_, stride, step, panels, move(to, r * out.shape[2]), out.shape[2], height, depth, breadth,
-                        k == 0, 0,
-                    )  # fmt: skip
+        left = address(a, n * (a.strides[0] // size) + row * a_row)
+        right = address(b, n * (b.strides[0] // size) + column * b_column)
+        to = address(out, (n * out.shape[1] + row) * out.shape[2] + column)
+        panels = address(scratch, 0)
+        multiply_chunks(
+            left, a_row, a_step, right, b_row, b_column, to, out.shape[2], rows, a.shape[2], columns, panels
+        )
 
 
 @library_function
@@ -104,7 +81,8 @@ def _prepared(function: Any, dtype: Any) -> Any:
     """A function of this module, compiled or loaded for a dtype."""
     if (function, dtype) not in _ready:
         if not build.JIT_OFF:
-            outline.prepare(dtype, ("pack", "product") if function is _multiply_part else ("sum_chain", "sum_columns"))
+            used = {_multiply_part: ["sum_of_products"], _sum_part: ["sum_chain", "sum_columns"]}
+            outline.prepare(dtype, used[function])
             arrays = _SIGNATURES[function](dtype.name)
             with build._lock:
                 function.disable_compile(False)
@@ -122,7 +100,7 @@ class _Scratch(threading.local):
 
     def of(self, dtype: Any) -> Any:
         if dtype not in self.buffers:
-            self.buffers[dtype] = aligned_empty(DEPTH * (WIDE_BYTES + PANEL_BYTES) // dtype.itemsize, dtype)
+            self.buffers[dtype] = aligned_empty(PACKING_BYTES // dtype.itemsize, dtype)
         return self.buffers[dtype]
 
 

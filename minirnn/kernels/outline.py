@@ -30,7 +30,7 @@ class _Outlined:
     """A function, and for each dtype the slot that holds its address."""
 
     def __init__(self, function: Any, arguments: str, returns: bool, label: str, used_by: str) -> None:
-        self.function, self.label, self.slots, self.used_by = function, label, {}, used_by
+        self.function, self.label, self.slots, self.used_by = function, label, {}, {*used_by.split()}
         self.returns = returns
         self.arguments = arguments
         for name in _DTYPES:
@@ -57,7 +57,7 @@ class _Outlined:
 def prepare(dtype: Any, used: Collection[str]) -> None:
     """Load or compile the outlined functions behind the library functions `used`, for float32 or float64."""
     for each in _outlined:
-        if each.used_by in used:
+        if not each.used_by.isdisjoint(used):
             each.prepare(np.dtype(dtype).name)
 
 
@@ -65,7 +65,7 @@ def outlined(arguments: str, label: str, used_by: str, returns: bool = False) ->
     """A decorator: compile the function alone, and let kernels call it through its address.
 
     arguments: a letter for each, p pointer, i int64, b bool; the pointers' dtype is the function's.
-    label: what a line on a first compilation says.  used_by: the library function that kernels call.
+    label: what a line on a first compilation says.  used_by: the library functions that kernels call.
     returns: whether it returns a number of that dtype.
     """
 

@@ -24,13 +24,13 @@ from ..errors import EngineError, EngineFallbackWarning, ShapeError
 from ..stepgraph import interpret
 from ..stepgraph.graph import StepGraph
 from ..stepgraph.provenance import source_line
-from . import build, outline, threads
+from . import build, matmul, outline, threads, timesums
 from .arrays import forward_of
-from .build import library_function
-from .contract import aligned_empty, pack, packed_size
+from .contract import aligned_empty
 from .emit import kernel_text
 from .heavy import lower
-from .lower import DTYPES, Lowering, Panels
+from .lower import DTYPES, Lowering
+from .panels import packed
 from .program import ROWS_KEY, Array, Inexpressible
 from .shares import Share, by_length, even
 from .sums import Sums
@@ -51,6 +51,7 @@ _ROLES = {
     "stack": "written at every step, for the sums over time",
     "constant": "the same at every step",
     "panels": "the same at every step, packed",
+    "sum": "summed over time",
 }
 
 
@@ -153,12 +154,16 @@ class Kernel:
         # The place of the mask, whose masked steps can be left out.
         self.guard = next((len(graph.carry_in) + k for k, t in enumerate(graph.xs) if t is graph.guard), None)
         self.cost = _cost(lowering) * self.batch if _shareable(lowering) else 0.0
+        # With more steps than that, sums over time are shared out to threads.
+        self.most_summed = min([_most_steps(each, self.batch) for each in lowering.time_sums], default=0)
         self.passed = [size for key, (_, size) in text.sizes.items() if key[0] != "of"]
         self._layouts: dict[int, _Layout] = {}
         self._ready: _Ready | None = None
         self._bound: Callable[..., None] | None = None
         self._place_arguments()
-        self.sums = Sums(lowering, self.over_time)
+        self.all_sums = Sums(lowering, self.over_time, graph.sums)
+        others = [t for t, place in zip(graph.sums, self.sum_places, strict=True) if place is None]
+        self.other_sums = Sums(lowering, self.over_time, others)
 
     def _place_arguments(self) -> None:
         """Where each argument is found among a call's arrays: what is given, what is fixed, what is made."""
@@ -181,7 +186,7 @@ class Kernel:
         self.fixed = [a for a in self.arrays if a.role in ("constant", "panels")]
         self.finals = [(graph.carry_out[keys[a][1]].shape, a.dtype) for a in by_role.get("final", [])]
         self.outputs = [a for role in ("y", "stack") for a in by_role.get(role, [])]
-        made = [*by_role.get("final", []), *self.outputs]
+        made = [*by_role.get("final", []), *self.outputs, *by_role.get("sum", [])]
         given = carries + len(sequences)
         found.update((a, given + k) for k, a in enumerate([*self.fixed, *made]))
         # Outputs take the order of time and batch that the caller's inputs have.
@@ -202,6 +207,10 @@ class Kernel:
         ys = {id(lowering.sources[a]): found[a] for a in by_role.get("y", [])}
         self.ys = [ys.get(id(t), t) for t in graph.ys]
         self.plain = all(isinstance(y, int) for y in self.ys)
+        sums = {id(lowering.sources[a]): found[a] for a in by_role.get("sum", [])}
+        self.sum_places = [sums.get(id(t)) for t in graph.sums]
+        summed = {id(x.left) for x in lowering.time_sums} | {id(x.right) for x in lowering.time_sums}
+        self.dense = frozenset(k for a, k in found.items() if a.role == "x" and id(a) in summed)
         first_made = given + len(self.fixed)
         self.final_places = list(range(first_made, first_made + len(self.finals)))
         self._results = _picker([*self.final_places, *self.ys] if self.plain else self.final_places)
@@ -219,7 +228,7 @@ class Kernel:
         for array in self.fixed:
             value = env[id(lowering.sources[array])]
             fixed.append(
-                _packed(value, panels[array]) if array.role == "panels" else np.require(value, None, ["C", "A"])
+                packed(value, panels[array]) if array.role == "panels" else np.require(value, None, ["C", "A"])
             )
         self._ready = _Ready(closed, env, fixed)
         return self._ready
@@ -228,12 +237,13 @@ class Kernel:
         if len(self._layouts) > 64:
             self._layouts.clear()
         buffers = self.lowering.buffers
+        most_summed = self.most_summed if rows == self.batch else 0
         counts = [int(np.prod([rows if d.key == ROWS_KEY else d.value for d in b.dims])) for b in buffers]
         per_step = sum(n * b.dtype.itemsize for n, b in zip(counts, buffers, strict=True) if b.over_time)
         block = max(1, min(1024, _BLOCK_BYTES // max(per_step, 1)))
         work = [(number, str(a.dtype)) for number, a in enumerate(self.arrays) if a.role == "work"]
         used = dict.fromkeys((dtype for _, dtype in work), 0)
-        values: dict[Any, int] = {}
+        values: dict[Any, int] = {timesums.MOST_STEPS.key: most_summed}
         for count, b in zip(counts, buffers, strict=True):
             values["pace", b.name] = count
             for slot in range(b.slots):
@@ -265,6 +275,8 @@ class Kernel:
             if not (flags.carray or (flags.c_contiguous and flags.aligned)) and k in self.read:
                 x = given[k] = _fitting(x, self.inner[k])
                 time_first = time_first and not (x.ndim > 1 and x.strides[0] < x.strides[1])
+                if k in self.dense:
+                    given[k] = np.ascontiguousarray(x)
         parts = self._shares(given, length)
         made = [empty(shape, dtype) for shape, dtype in self._shapes(length, time_first)]
         if not time_first:
@@ -279,18 +291,25 @@ class Kernel:
         results = [*self._results(pool)]
         if not self.plain:
             results += self._other_ys(pool, values, length)
-        if graph.sums:
-            valid = None
-            if self.guard is not None and any(end - begin < length for _, _, begin, end in parts):
-                valid = given[self.guard]
-            results += self.sums(pool, values, length, self.batch, valid)
-        return results
+        if not graph.sums:
+            return results
+        left_out = any(end - begin < length for _, _, begin, end in parts)
+        if len(parts) == 1 and not left_out and length <= self.most_summed:
+            others = iter(self.other_sums(pool, values, length, self.batch, None))
+            return results + [next(others) if place is None else pool[place] for place in self.sum_places]
+        valid = given[self.guard] if left_out and self.guard is not None else None
+        return results + self.all_sums(pool, values, length, self.batch, valid)
 
     def _shapes(self, length: int, time_first: bool) -> Any:
         """The shapes and dtypes of the arrays that a call makes."""
         made_for, shapes = self._made
         if made_for != (length, time_first):
-            shapes = [*self.finals, *[((length, *self.lowering.sources[a].shape), a.dtype) for a in self.outputs]]
+            sources = self.lowering.sources
+            shapes = [
+                *self.finals,
+                *[((length, *sources[a].shape), a.dtype) for a in self.outputs],
+                *[(sources[a].shape, a.dtype) for a in self.arrays if a.role == "sum"],
+            ]
             for k in () if time_first else self.turned:
                 (steps, rows, *rest), dtype = shapes[k]
                 shapes[k] = (rows, steps, *rest), dtype
@@ -424,29 +443,6 @@ def _fitting(x: Any, inner: tuple[int, ...] | None) -> Any:
     return x if inner is not None and x.strides[2:] == inner and x.flags.aligned else np.require(x, None, ["C", "A"])
 
 
-def _packed(value: Any, panels: Panels) -> Any:
-    """A constant operand in column panels, one set of them for each entry of its batch axes."""
-    batch, summed, columns = panels.counts
-    value = value.transpose(panels.axes)
-    entries = value.shape[:batch]
-    inner = int(np.prod(value.shape[batch : batch + summed]))
-    width = int(np.prod(value.shape[batch + summed :]))
-    if summed > 1 or columns > 1 or batch > 1 or any(stride < 0 for stride in value.strides):
-        value = np.ascontiguousarray(value)
-    value = value.reshape((-1, inner, width)) if batch else value.reshape((inner, width))[None]
-    size = packed_size(inner, width, value.dtype)
-    made = aligned_empty(len(value) * size, value.dtype)
-    row, column = (s // value.itemsize for s in value.strides[1:])
-    for k, entry in enumerate(value):
-        _pack(entry, row, column, inner, width, made, k * size)
-    return made.reshape(-1, size)[: len(value)] if entries or batch else made
-
-
-@library_function
-def _pack(source: Any, row: int, column: int, inner: int, width: int, panels: Any, at: int) -> None:
-    pack(source, 0, row, column, inner, width, panels, at)
-
-
 def _compiled(text: Text, graph: StepGraph, signature: str) -> Callable[..., None]:
     """The compiled function of a printed kernel."""
     name = text.lines[0].partition(" ")[2].partition("(")[0]
@@ -491,6 +487,12 @@ def _shareable(lowering: Lowering) -> bool:
     rows = all(lowering.classes[id(t)] == ROWS for t in [*made, *lowering.graph.carry_in])
     sizes = [lowering.dims.sizes(t) for t in [*made, *lowering.graph.inputs]]
     return rows and lowering.rows_stay and not any(size.key == ROWS_KEY for s in sizes for size in s[1:])
+
+
+def _most_steps(each: timesums.TimeSum, batch: int) -> int:
+    """For how many steps a sum over time is not worth a second thread."""
+    worth = matmul._ADDITIONS_WORTH_THREADS if each.left is None else matmul._PRODUCTS_WORTH_THREADS
+    return (worth - 1) // max(batch * each.products, 1)
 
 
 def _cost(lowering: Lowering) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from ..stepgraph.rows import operand_classes
 from . import matmul
 from .arrays import forward_of
 from .lower import Lowering
+from .timesums import is_plain
 
 
 class _Step(NamedTuple):
@@ -28,13 +29,19 @@ class _Step(NamedTuple):
 
 
 class Sums:
-    """The sums over time of a lowered graph."""
+    """Some of the sums over time of a lowered graph."""
 
-    def __init__(self, lowering: Lowering, places: dict[int, int]) -> None:
-        self.lowering, self.places = lowering, places
-        self.steps = [self._step(node) for node in lowering.summed]
+    def __init__(self, lowering: Lowering, places: dict[int, int], sums: Sequence[Tensor]) -> None:
+        self.lowering, self.places, self.sums = lowering, places, sums
+        nodes: list[Node] = []
+        live = {id(t) for t in sums}
+        for node in reversed(lowering.summed):
+            if not live.isdisjoint(map(id, node.outputs)):
+                nodes.insert(0, node)
+                live.update(map(id, node.tensors))
+        self.steps = [self._step(node) for node in nodes]
         made = {key for step in self.steps for key in step.outputs}
-        wanted = {id(t): t for node in lowering.summed for t in node.tensors}
+        wanted = {id(t): t for node in nodes for t in node.tensors}
         self.merged = [
             (key, places[key], t.shape[1:]) for key, t in wanted.items() if key not in made and not self._is_constant(t)
         ]
@@ -54,7 +61,7 @@ class Sums:
             else:
                 operands.append(("tiled" if tile or classes[id(x)] == ROWS else "constant", id(x)))
         function, params = forward_of(node.primitive), node.params
-        if node.primitive.form == "contract" and _is_plain(params["spec"]) and all(k == "merged" for k, _ in operands):
+        if node.primitive.form == "contract" and is_plain(params["spec"]) and all(k == "merged" for k, _ in operands):
             function, params = product_over_rows, {}
         return _Step(function, operands, params, [id(o) for o in node.outputs], node.primitive.multiple)
 
@@ -85,9 +92,7 @@ class Sums:
             made = step.function(*operands, **step.params)
             for key, value in zip(step.outputs, made if step.multiple else (made,), strict=True):
                 merged[key] = value
-        return [
-            merged[id(t)] if id(t) in merged else self._sum(t, pool, values, length) for t in self.lowering.graph.sums
-        ]
+        return [merged[id(t)] if id(t) in merged else self._sum(t, pool, values, length) for t in self.sums]
 
     def _sum(self, t: Tensor, pool: list[Any], values: dict[int, Any], length: int) -> Any:
         """The sum over time of a value that is no sum over the rows."""
@@ -105,9 +110,3 @@ class Sums:
 def product_over_rows(a: Any, b: Any) -> Any:
     """The sum over rows of the products of a (rows, F) and b (rows, U): (F, U)."""
     return matmul.matmul(a.T[None], b[None])[0]
-
-
-def _is_plain(spec: str) -> bool:
-    """Whether a contraction is that of the first axes of two matrices, in order."""
-    a, b, out = contraction.parse(spec)
-    return len(a) == len(b) == 2 and a[0] == b[0] and out == a[1] + b[1]

@@ -232,6 +232,7 @@ _ARRAY_WORDS = {
     "panels": "{}_panels",
     "y": "{}_out",
     "stack": "{}_stack",
+    "sum": "{}_sum",
     "carry": "{}_initial",
     "final": "{}_final",
 }  # fmt: skip
@@ -240,7 +241,7 @@ _UNUSUAL = {"inf": "inf", "-inf": "-inf", "nan": "nan"}
 RESERVED = frozenset(
     "length begin direction block rows order sizes status steps done s t k m total part first entry addresses "
     "load store load_apart store_apart element put select fma sqrt absolute maximum minimum LANES inf nan product "
-    "range min max sum_chain max_chain argmax_chain sum_columns max_columns".split()
+    "range min max sum_of_products sum_chain max_chain argmax_chain sum_columns max_columns".split()
 )
 _LIKE_OURS = re.compile(r"(i\d+|i_\w|row\d+|row_\w|at\d+|as_\w+|\w+_f(32|64))")
 

@@ -278,10 +278,10 @@ class RNN(Stateful, Layer):
     def _finish(self, states: Any, outputs: Any, mask: Any) -> Any:
         """What the layer returns for the results of the scan; a stateful layer keeps the states."""
         if self.return_sequences:
-            is_one = type(outputs) is Tensor
-            outputs = (
-                self._arranged(outputs, mask) if is_one else trees.map(lambda ys: self._arranged(ys, mask), outputs)
-            )
+            if type(outputs) is Tensor:
+                outputs = self._arranged(outputs, mask)
+            else:
+                outputs = trees.map(lambda ys: self._arranged(ys, mask), outputs)
         if self.stateful:
             self._held.keep(states)
         return self._result(outputs, states)
