@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import config
-from .autodiff import ops
+from .autodiff import ops, trees
 from .autodiff.primitive import MIXED, SHARED, Primitive
-from .autodiff.tensor import Tensor, active_recorders, apply, current_trace, is_recorded, wrap
+from .autodiff.tensor import Tensor, active_recorders, apply, current_trace, is_recorded, record, resolve, wrap
 from .stepgraph import interpret
 from .stepgraph.adjoint import adjoint, is_float, linearize
 from .stepgraph.graph import StepGraph
@@ -45,18 +46,26 @@ def run_graph(graph: StepGraph, operands: list[Any], length: int, reverse: bool,
     """
     recorders, trace = active_recorders()
     is_kept = bool(recorders) and is_recorded(operands)
-    if not is_kept and trace is None:
-        return _run_unrecorded(graph, operands, length, reverse, engine)
     chosen = linearize(graph) if is_kept else graph
-    outputs: tuple[Tensor, ...] = apply(_scan, *operands, graph=chosen, length=length, reverse=reverse, engine=engine)
+    if is_kept and trace is None:
+        operands = [x if type(x) is Tensor else resolve(x) for x in operands]
+    outputs = None if trace is not None else _run(chosen, operands, length, reverse, engine)
+    if outputs is None or is_kept:
+        params = {"graph": chosen, "length": length, "reverse": reverse, "engine": engine}
+        if outputs is None:
+            outputs = apply(_scan, *operands, **params)
+        else:
+            record(_scan, tuple(operands), params, outputs)
+    if not chosen.residuals:
+        return outputs
     first_sum = len(graph.carry_out) + len(graph.ys)
     return outputs[:first_sum] + outputs[len(outputs) - len(graph.sums) :]
 
 
-def _run_unrecorded(
+def _run(
     graph: StepGraph, operands: list[Any], length: int, reverse: bool, engine: str
-) -> tuple[Tensor, ...]:
-    """As `apply` does it, without a node."""
+) -> tuple[Tensor, ...] | None:  # fmt: skip
+    """The outputs, without a node; None for a Tensor of a step that is over, of which `apply` says so."""
     arrays, borrowed = [], []
     first_closed = len(graph.carry_in) + len(graph.xs)
     for place, x in enumerate(operands):
@@ -65,10 +74,10 @@ def _run_unrecorded(
                 borrowed.append(x)
             else:  # engines know closed-over arrays by identity, and this one may change
                 x = np.array(x)
-        elif x.value is None:  # of a step that is over: `apply` says so
-            return apply(_scan, *operands, graph=graph, length=length, reverse=reverse, engine=engine)
         else:
             x = x.value
+            if x is None:
+                return None
         arrays.append(x)
     results = run_forward(graph, arrays, length, reverse, engine)
     if borrowed:
@@ -98,13 +107,13 @@ def _shape(primitive: Primitive, operands: Any, params: Any) -> Any:
 class _Backward(NamedTuple):
     """The backward of a step graph for certain cotangents.
 
-    `carry` are the outputs whose cotangents it begins with; `reads` are the places of its other operands,
+    `carry` are the outputs whose cotangents it begins with; `reads` picks its other operands,
     and `gives` says which of its results is the cotangent of each input.
     """
 
     graph: StepGraph
     carry: list[int]
-    reads: list[int]  # among the inputs, outputs and cotangents together
+    reads: Callable[[Any], tuple[Any, ...]]  # among the inputs, outputs and cotangents together
     gives: list[int | None]
 
 
@@ -121,13 +130,15 @@ def _backward(graph: StepGraph, has_ct: tuple[bool, ...], needed: tuple[bool, ..
         graph.cache[key] = _Backward(
             adjoint(graph, seeded, flows),
             carry,
-            [
-                *range(carries, first_closed),
-                *range(inputs + first_sum - graph.residuals, inputs + first_sum),
-                *[inputs + outputs + i for i in range(carries, first_sum) if has_ct[i]],
-                *range(first_closed, inputs),
-                *[inputs + outputs + i for i in range(first_sum, outputs) if has_ct[i]],
-            ],
+            trees.picker(
+                [
+                    *range(carries, first_closed),
+                    *range(inputs + first_sum - graph.residuals, inputs + first_sum),
+                    *[inputs + outputs + i for i in range(carries, first_sum) if has_ct[i]],
+                    *range(first_closed, inputs),
+                    *[inputs + outputs + i for i in range(first_sum, outputs) if has_ct[i]],
+                ]
+            ),
             [next(results) if flow else None for flow in flows],
         )
     made: _Backward = graph.cache[key]
@@ -139,9 +150,8 @@ def _vjp(
 ) -> Any:
     """Another scan: the adjoint step over the residuals, in the other direction of time."""
     plan = _backward(graph, tuple([ct is not None for ct in cts]), needed)
-    values = [*inputs, *outs, *cts]
     operands = [_zeros(outs[i]) if cts[i] is None else cts[i] for i in plan.carry]
-    operands += [values[i] for i in plan.reads]
+    operands += plan.reads((*inputs, *outs, *cts))
     results = run_graph(plan.graph, operands, length, not reverse, engine)
     return [None if place is None else results[place] for place in plan.gives]
 

@@ -31,6 +31,7 @@ _MUST_BE_NONE = ("activity_regularizer", "noise_shape", "seed")
 # What needs no looking into: arrays, and what a call takes besides them.
 _ARRAYS = frozenset({Tensor, Variable, np.ndarray})
 _PLAIN = frozenset({*_ARRAYS, type(None), bool})
+_SIMPLE = frozenset({type(None), bool, int, float, str})  # most attributes, which hold no weights
 DTYPES = {name: np.dtype(name) for name in config.FLOAT_DTYPES}
 
 _name_counts: Counter[str] = Counter()
@@ -296,14 +297,15 @@ class Layer:
         yield from vars(self).values()
         yield from self._added.variables
 
-    def _own_variables(self) -> list[Variable]:
-        found = unique(x for x in walk(self._members()) if isinstance(x, Variable))
-        return [v for v in found if v.trainable] + [v for v in found if not v.trainable]
+    def _parts(self) -> tuple[list[Variable], list[Layer]]:
+        """The Variables and the layers found among the members, each once."""
+        found = unique(walk(self._members()))
+        return [x for x in found if isinstance(x, Variable)], [x for x in found if isinstance(x, Layer)]
 
     @property
     def sublayers(self) -> list[Layer]:
         """The layers found among the attributes, in order of assignment."""
-        return unique(x for x in walk(self._members()) if isinstance(x, Layer))
+        return self._parts()[1]
 
     def all_layers(self) -> list[Layer]:
         """This layer and all layers below it, each once, parents first."""
@@ -312,7 +314,9 @@ class Layer:
     @property
     def weights(self) -> list[Variable]:
         """All Variables: the layer's own (trainable first), then those of its sublayers."""
-        return unique([*self._own_variables(), *(v for layer in self.sublayers for v in layer.weights)])
+        own, layers = self._parts()
+        own.sort(key=lambda v: not v.trainable)
+        return unique([*own, *(v for layer in layers for v in layer.weights)])
 
     variables = weights
 
@@ -321,8 +325,8 @@ class Layer:
         """The Variables that training changes; none where `trainable` is False."""
         if not self.trainable:
             return []
-        own = [v for v in self._own_variables() if v.trainable]
-        return unique([*own, *(v for layer in self.sublayers for v in layer.trainable_variables)])
+        own, layers = self._parts()
+        return unique([*(v for v in own if v.trainable), *(v for layer in layers for v in layer.trainable_variables)])
 
     @property
     def non_trainable_variables(self) -> list[Variable]:
@@ -425,15 +429,19 @@ def unique(values: Iterable[Any]) -> list[Any]:
     return list({id(x): x for x in values}.values())
 
 
-def walk(values: Iterable[Any]) -> Iterator[Any]:
+def walk(values: Iterable[Any]) -> list[Any]:
     """The Variables and layers among values, looking into lists, tuples and dicts."""
+    found = []
     for value in values:
+        if type(value) in _SIMPLE:
+            continue
         if isinstance(value, (Variable, Layer)):
-            yield value
+            found.append(value)
         elif isinstance(value, dict):
-            yield from walk(value.values())
+            found += walk(value.values())
         elif isinstance(value, (list, tuple)):
-            yield from walk(value)
+            found += walk(value)
+    return found
 
 
 @contextmanager
