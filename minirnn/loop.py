@@ -10,9 +10,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import config
-from .autodiff import ops, trees
+from .autodiff import ops, structure, trees
 from .autodiff.primitive import MIXED, SHARED, Primitive
-from .autodiff.tensor import Tensor, active_recorders, apply, current_trace, is_recorded, record, resolve, wrap
+from .autodiff.tensor import (
+    Tensor,
+    active_recorders,
+    apply,
+    current_trace,
+    is_recorded,
+    is_recording,
+    record,
+    resolve,
+    wrap,
+)
 from .stepgraph import interpret
 from .stepgraph.adjoint import adjoint, is_float, linearize
 from .stepgraph.graph import StepGraph
@@ -38,20 +48,22 @@ def kernels() -> Any:
     return importlib.import_module(".kernels.run", __package__)
 
 
-def run_graph(graph: StepGraph, operands: list[Any], length: int, reverse: bool, engine: str) -> tuple[Tensor, ...]:
+def run_graph(
+    graph: StepGraph, operands: list[Any], length: int, reverse: bool, engine: str, batch_first: bool = False
+) -> tuple[Tensor, ...]:
     """Apply a step graph over time as one node; while something records, also stack its residuals.
 
     operands: initial carry, xs and closed-over inputs.  Arrays among them are not copied unless something
-    records them or a result looks at one.
+    records them or a result looks at one.  `batch_first` ys are (B, T, ...).
     """
     recorders, trace = active_recorders()
     is_kept = bool(recorders) and is_recorded(operands)
     chosen = linearize(graph) if is_kept else graph
     if is_kept and trace is None:
         operands = [x if type(x) is Tensor else resolve(x) for x in operands]
-    outputs = None if trace is not None else _run(chosen, operands, length, reverse, engine)
+    outputs = None if trace is not None else _run(chosen, operands, length, reverse, engine, batch_first)
     if outputs is None or is_kept:
-        params = {"graph": chosen, "length": length, "reverse": reverse, "engine": engine}
+        params = {"graph": chosen, "length": length, "reverse": reverse, "engine": engine, "batch_first": batch_first}
         if outputs is None:
             outputs = apply(_scan, *operands, **params)
         else:
@@ -63,8 +75,8 @@ def run_graph(graph: StepGraph, operands: list[Any], length: int, reverse: bool,
 
 
 def _run(
-    graph: StepGraph, operands: list[Any], length: int, reverse: bool, engine: str
-) -> tuple[Tensor, ...] | None:  # fmt: skip
+    graph: StepGraph, operands: list[Any], length: int, reverse: bool, engine: str, batch_first: bool
+) -> tuple[Tensor, ...] | None:
     """The outputs, without a node; None for a Tensor of a step that is over, of which `apply` says so."""
     arrays, borrowed = [], []
     first_closed = len(graph.carry_in) + len(graph.xs)
@@ -85,7 +97,27 @@ def _run(
         results = [
             np.array(r) if id(r) in ids or (r.base is not None and _looks_at(r, borrowed)) else r for r in results
         ]
+    if batch_first:
+        _turn(graph, results)
     return (*map(wrap, results),)
+
+
+def _ys_of(graph: StepGraph) -> range:
+    """The places of the ys among the outputs, but for the residuals."""
+    return range(len(graph.carry_out), len(graph.carry_out) + len(graph.ys) - graph.residuals)
+
+
+def _turn(graph: StepGraph, results: list[Any]) -> None:
+    """Exchange time and batch of the ys."""
+    for place in _ys_of(graph):
+        results[place] = results[place].swapaxes(0, 1)
+
+
+def swap_time(x: Any) -> Any:
+    """(B, T, ...) as (T, B, ...), and back."""
+    axes = (1, 0, *range(2, len(x.shape)))
+    is_plain = type(x) is Tensor and not is_recording()
+    return wrap(x.value.transpose(axes)) if is_plain else structure.transpose(x, axes)
 
 
 def _looks_at(result: Any, arrays: list[np.ndarray]) -> bool:
@@ -94,14 +126,23 @@ def _looks_at(result: Any, arrays: list[np.ndarray]) -> bool:
 
 # the primitive -----------------------------------------------------------------------------------
 # Operands: initial carry, xs, closed-over inputs.  Outputs: final carry, ys, sums over time.
-def _forward(*arrays: Any, graph: StepGraph, length: int, reverse: bool, engine: str) -> list[Any]:
-    return run_forward(graph, list(arrays), length, reverse, engine)
+def _forward(
+    *arrays: Any, graph: StepGraph, length: int, reverse: bool, engine: str, batch_first: bool
+) -> list[Any]:  # fmt: skip
+    results = run_forward(graph, list(arrays), length, reverse, engine)
+    if batch_first:
+        _turn(graph, results)
+    return results
 
 
 def _shape(primitive: Primitive, operands: Any, params: Any) -> Any:
     graph, length = params["graph"], params["length"]
     carry = [(t.shape, t.dtype) for t in graph.carry_out]
-    return [*carry, *[((length, *t.shape), t.dtype) for t in graph.ys], *[(t.shape, t.dtype) for t in graph.sums]]
+    ys: list[Any] = [((length, *t.shape), t.dtype) for t in graph.ys]
+    for place in _ys_of(graph) if params["batch_first"] else ():
+        (steps, rows, *rest), dtype = ys[place - len(carry)]
+        ys[place - len(carry)] = (rows, steps, *rest), dtype
+    return [*carry, *ys, *[(t.shape, t.dtype) for t in graph.sums]]
 
 
 class _Backward(NamedTuple):
@@ -146,9 +187,13 @@ def _backward(graph: StepGraph, has_ct: tuple[bool, ...], needed: tuple[bool, ..
 
 
 def _vjp(
-    cts: Any, outs: Any, *inputs: Any, graph: StepGraph, length: int, reverse: bool, engine: str, needed: Any
-) -> Any:
+    cts: Any, outs: Any, *inputs: Any, graph: StepGraph, length: int, reverse: bool, engine: str, batch_first: bool,
+    needed: Any,
+) -> Any:  # fmt: skip
     """Another scan: the adjoint step over the residuals, in the other direction of time."""
+    if batch_first:
+        ys = _ys_of(graph)
+        cts = [swap_time(ct) if i in ys and ct is not None else ct for i, ct in enumerate(cts)]
     plan = _backward(graph, tuple([ct is not None for ct in cts]), needed)
     operands = [_zeros(outs[i]) if cts[i] is None else cts[i] for i in plan.carry]
     operands += plan.reads((*inputs, *outs, *cts))

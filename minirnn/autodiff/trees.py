@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from operator import itemgetter
 from typing import Any
 
@@ -83,6 +83,11 @@ def map(f: Callable[..., Any], structure: Any, *others: Any) -> Any:
             raise ArgumentError("nested structures differ", got=describe(other_form), expected=describe(form))
         columns.append(other_leaves)
     return unflatten(form, [f(*row) for row in zip(*columns, strict=True)])
+
+
+def unique(values: Iterable[Any]) -> list[Any]:
+    """The values in first-seen order, each object once (== of Tensors is elementwise)."""
+    return list({id(x): x for x in values}.values())
 
 
 def picker(places: list[int]) -> Callable[[Any], tuple[Any, ...]]:

@@ -299,7 +299,7 @@ class Layer:
 
     def _parts(self) -> tuple[list[Variable], list[Layer]]:
         """The Variables and the layers found among the members, each once."""
-        found = unique(walk(self._members()))
+        found = trees.unique(walk(self._members()))
         return [x for x in found if isinstance(x, Variable)], [x for x in found if isinstance(x, Layer)]
 
     @property
@@ -309,14 +309,14 @@ class Layer:
 
     def all_layers(self) -> list[Layer]:
         """This layer and all layers below it, each once, parents first."""
-        return unique([self, *(below for layer in self.sublayers for below in layer.all_layers())])
+        return trees.unique([self, *(below for layer in self.sublayers for below in layer.all_layers())])
 
     @property
     def weights(self) -> list[Variable]:
         """All Variables: the layer's own (trainable first), then those of its sublayers."""
         own, layers = self._parts()
         own.sort(key=lambda v: not v.trainable)
-        return unique([*own, *(v for layer in layers for v in layer.weights)])
+        return trees.unique([*own, *(v for layer in layers for v in layer.weights)])
 
     variables = weights
 
@@ -325,8 +325,9 @@ class Layer:
         """The Variables that training changes; none where `trainable` is False."""
         if not self.trainable:
             return []
-        own, layers = self._parts()
-        return unique([*(v for v in own if v.trainable), *(v for layer in layers for v in layer.trainable_variables)])
+        variables, layers = self._parts()
+        own = [v for v in variables if v.trainable]
+        return trees.unique([*own, *(v for layer in layers for v in layer.trainable_variables)])
 
     @property
     def non_trainable_variables(self) -> list[Variable]:
@@ -424,23 +425,14 @@ def _numpy_name(dtype: Any) -> str:
         raise DtypeError("unknown dtype", got=repr(dtype), expected='such as "float32"') from None
 
 
-def unique(values: Iterable[Any]) -> list[Any]:
-    """The values in first-seen order, each object once (== of Tensors is elementwise)."""
-    return list({id(x): x for x in values}.values())
-
-
 def walk(values: Iterable[Any]) -> list[Any]:
     """The Variables and layers among values, looking into lists, tuples and dicts."""
     found = []
     for value in values:
-        if type(value) in _SIMPLE:
-            continue
-        if isinstance(value, (Variable, Layer)):
+        if type(value) not in _SIMPLE and isinstance(value, (Variable, Layer)):
             found.append(value)
-        elif isinstance(value, dict):
-            found += walk(value.values())
-        elif isinstance(value, (list, tuple)):
-            found += walk(value)
+        elif isinstance(value, (dict, list, tuple)):
+            found += walk(value.values() if isinstance(value, dict) else value)
     return found
 
 
