@@ -323,13 +323,13 @@ def _traced(
 
 
 class Rerun:
-    """A scan of a step over one array, to be run again for arrays of the same shapes.
+    """A scan of a step over one array, to be run again for arrays of the same shapes; its ys may be (B, T, ...).
 
     What was checked the first time is not checked again; whether the step is still the same is.
     """
 
-    def __init__(self, step: Callable[[Any, Any], Any], init: Any, xs: Any, reverse: bool) -> None:
-        self.step, self.steps, self.reverse = step, xs.shape[0], reverse
+    def __init__(self, step: Callable[[Any, Any], Any], init: Any, xs: Any, reverse: bool, batch_first: bool) -> None:
+        self.step, self.steps, self.reverse, self.batch_first = step, xs.shape[0], reverse, batch_first
         self.settings, self.engine = current_settings(), config.current_engine()
         trail = trail_of(step, trees.flatten(init), ([xs], trees.LEAF))
         found = trail.follow(step) if trail else None
@@ -344,7 +344,8 @@ class Rerun:
         if reachable is None:
             return None
         sequences, closed = _run_inputs(traced, [xs], reachable, self.steps, None)
-        outputs = run_graph(traced.graph, [*carry, *sequences, *closed], self.steps, self.reverse, self.engine)
+        operands = [*carry, *sequences, *closed]
+        outputs = run_graph(traced.graph, operands, self.steps, self.reverse, self.engine, self.batch_first)
         count = len(carry)
         return outputs[:count], outputs[count : count + len(traced.graph.ys)], traced.y_form
 

@@ -86,7 +86,9 @@ class Tape:
         """Remember a node if it touches anything tracked."""
         if self.wants(node.inputs):
             self.nodes.append(node)
-            self._tracked.update(zip(map(id, node.outputs), node.outputs, strict=True))
+            tracked = self._tracked
+            for output in node.outputs:
+                tracked[id(output)] = output
 
     def gradient(self, target: Any, sources: Any, output_gradients: Any = None) -> Any:
         """The derivative of `target` with respect to each source.
@@ -114,7 +116,7 @@ class Tape:
         keys = [id(identity(x)) if self.wants((x,)) else None for x in leaves]
         pullback = Pullback(self.nodes, {key for key in keys if key is not None})
         for tensor, ct in zip(targets, given, strict=True):
-            pullback.seed(resolve(tensor if type(tensor) is Tensor else as_tensor(tensor)), ct)
+            pullback.seed(resolve(as_tensor(tensor)), ct)
         # Derivatives of what `where` did not select may be infinite; they are selected away.
         with np.errstate(all="ignore"):
             pullback.replay()

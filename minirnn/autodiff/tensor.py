@@ -375,10 +375,15 @@ def apply(primitive: Primitive, *inputs: Any, **params: Any) -> Any:
         specs = primitive.shape(primitive, operands, params)
         outputs = tuple([abstract(*spec) for spec in (specs if primitive.multiple else (specs,))])
     if recorders:
-        node = Node(primitive, operands, params, outputs)
-        for recorder in recorders:
-            recorder.record(node)
+        record(primitive, operands, params, outputs)
     return outputs if primitive.multiple else outputs[0]
+
+
+def record(primitive: Primitive, operands: tuple[Any, ...], params: Any, outputs: tuple[Tensor, ...]) -> None:
+    """Let the active recorders see what was computed."""
+    node = Node(primitive, operands, params, outputs)
+    for recorder in _ACTIVE.get()[0]:
+        recorder.record(node)
 
 
 def _compute(primitive: Primitive, operands: tuple[Any, ...], params: dict[str, Any]) -> tuple[Tensor, ...]:

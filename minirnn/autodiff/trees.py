@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,20 @@ def map(f: Callable[..., Any], structure: Any, *others: Any) -> Any:
             raise ArgumentError("nested structures differ", got=describe(other_form), expected=describe(form))
         columns.append(other_leaves)
     return unflatten(form, [f(*row) for row in zip(*columns, strict=True)])
+
+
+def unique(values: Iterable[Any]) -> list[Any]:
+    """The values in first-seen order, each object once (== of Tensors is elementwise)."""
+    return list({id(x): x for x in values}.values())
+
+
+def picker(places: list[int]) -> Callable[[Any], tuple[Any, ...]]:
+    """A function that picks what stands at some places of a list or tuple.
+
+    >>> picker([2, 0])("abc")
+    ('c', 'a')
+    """
+    return itemgetter(*places) if len(places) > 1 else lambda values: tuple([values[k] for k in places])
 
 
 def same_form(a: Any, b: Any) -> bool:

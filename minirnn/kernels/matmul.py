@@ -199,7 +199,7 @@ def sum_over(x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
     out = np.empty(shape, x.dtype)
     if out.size:
         part = _prepared(_sum_part, x.dtype)
-        x, made = x.transpose(order).reshape(parts), out.reshape(parts[0], parts[2])
+        x, made = (x.transpose(order) if order else x).reshape(parts), out.reshape(parts[0], parts[2])
         if build.JIT_OFF:
             x = np.ascontiguousarray(x)
         if x.size < _ADDITIONS_WORTH_THREADS:
@@ -213,11 +213,12 @@ def sum_over(x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
 
 @functools.lru_cache(maxsize=1024)
 def _sum_plan(shape: tuple[int, ...], axis: tuple[int, ...], keepdims: bool) -> Any:
-    """The order of axes and then the shape (before, summed, after) of the array, and the shape of its sum."""
+    """The order of axes (None as they are) and then the shape (before, summed, after), and the shape of the sum."""
     kept = [i for i in range(len(shape)) if i not in axis]
     made = tuple(1 if i in axis else n for i, n in enumerate(shape)) if keepdims else tuple(shape[i] for i in kept)
     neighbours = axis[-1] - axis[0] == len(axis) - 1
     before = [i for i in kept if i < axis[0] or not neighbours]
     after = [i for i in kept if i not in before]
     parts = tuple(math.prod(shape[i] for i in axes) for axes in (before, axis, after))
-    return (*before, *axis, *after), parts, made
+    order = (*before, *axis, *after)
+    return None if order == tuple(range(len(shape))) else order, parts, made

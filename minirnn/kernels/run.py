@@ -10,14 +10,14 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Iterator
-from operator import is_, itemgetter
+from operator import is_
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy import empty
 
 from .. import config
-from ..autodiff import contraction
+from ..autodiff import contraction, trees
 from ..autodiff.primitive import ROWS
 from ..autodiff.tensor import Tensor
 from ..errors import EngineError, EngineFallbackWarning, ShapeError
@@ -163,7 +163,7 @@ class Kernel:
         self._place_arguments()
         self.all_sums = Sums(lowering, self.over_time, graph.sums)
         others = [t for t, place in zip(graph.sums, self.sum_places, strict=True) if place is None]
-        self.other_sums = Sums(lowering, self.over_time, others)
+        self.other_sums = Sums(lowering, self.over_time, others) if others else None
 
     def _place_arguments(self) -> None:
         """Where each argument is found among a call's arrays: what is given, what is fixed, what is made."""
@@ -201,7 +201,7 @@ class Kernel:
             number for number, a in enumerate(self.arrays)
             if a.time and a.rowed and a.written and id(lowering.sources[a]) in seen
         ]  # fmt: skip
-        self._in_order = _picker([found.get(a, 0) for a in self.arrays])  # scratch memory comes later
+        self._in_order = trees.picker([found.get(a, 0) for a in self.arrays])  # scratch memory comes later
         self._made: tuple[Any, Any] = ((), ())
         self.over_time = {**places, **{id(lowering.sources[a]): found[a] for a in by_role.get("stack", [])}}
         ys = {id(lowering.sources[a]): found[a] for a in by_role.get("y", [])}
@@ -213,7 +213,7 @@ class Kernel:
         self.dense = frozenset(k for a, k in found.items() if a.role == "x" and id(a) in summed)
         first_made = given + len(self.fixed)
         self.final_places = list(range(first_made, first_made + len(self.finals)))
-        self._results = _picker([*self.final_places, *self.ys] if self.plain else self.final_places)
+        self._results = trees.picker([*self.final_places, *self.ys] if self.plain else self.final_places)
 
     # preparing ---------------------------------------------------------------------------------------
     def _prepare(self, closed: list[Any]) -> _Ready:
@@ -295,7 +295,7 @@ class Kernel:
             return results
         left_out = any(end - begin < length for _, _, begin, end in parts)
         if len(parts) == 1 and not left_out and length <= self.most_summed:
-            others = iter(self.other_sums(pool, values, length, self.batch, None))
+            others = iter(self.other_sums(pool, values, length, self.batch, None) if self.other_sums else ())
             return results + [next(others) if place is None else pool[place] for place in self.sum_places]
         valid = given[self.guard] if left_out and self.guard is not None else None
         return results + self.all_sums(pool, values, length, self.batch, valid)
@@ -425,11 +425,6 @@ class _BoundCall(functools.partial[None]):
 
 
 _NO_STATUS = np.zeros(2, np.int64)
-
-
-def _picker(places: list[int]) -> Callable[[list[Any]], tuple[Any, ...]]:
-    """A function that picks what stands at some places of a list."""
-    return itemgetter(*places) if len(places) > 1 else lambda pool: tuple([pool[k] for k in places])
 
 
 def _refuse(entry: int, entries: int) -> None:

@@ -11,13 +11,13 @@ from ..autodiff import ops, random
 from ..autodiff.tensor import Tensor
 from ..autodiff.trace import abstract, eval_shapes
 from ..errors import ArgumentError, DtypeError, ShapeError, StateError
+from ..loop import swap_time
 from ..scan import hold, scan, scan_source
 from . import initializers, registry
 from .base import Layer, shape_text
 from .container_step import INPUTS, OUTPUTS, ContainerStep, fitted, listed
 from .functional import SymbolicTensor
 from .masks import merged_mask
-from .recurrent import swap_time
 from .recurrent_unit import RecurrentUnit
 from .states import HeldStates, Stateful, TensorShape
 

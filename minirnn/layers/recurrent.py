@@ -12,13 +12,14 @@ from ..autodiff import ops, trees
 from ..autodiff.tensor import Tensor
 from ..autodiff.trace import abstract, eval_shapes, is_tracing
 from ..errors import ArgumentError, ShapeError
+from ..loop import swap_time
 from ..scan import scan, scan_source
 from . import registry
 from .base import Layer, is_training, shape_text
 from .cells import GRUCell, LSTMCell, RecurrentCell, SimpleRNNCell, StackedRNNCells
 from .masks import masks_of
 from .protocol import CellFace
-from .repeats import Repeat, Repeats, swap_time
+from .repeats import Repeat, Repeats
 from .states import HeldStates, Stateful, checked_states, map_shapes, zero_states
 
 _OPTIONS = (
@@ -275,13 +276,10 @@ class RNN(Stateful, Layer):
         # A carry that begins with zeros and is held in masked steps ends as the last valid output.
         return step_to_last, self._blank_output(xs, states, constants, training, batch)
 
-    def _finish(self, states: Any, outputs: Any, mask: Any) -> Any:
+    def _finish(self, states: Any, outputs: Any, mask: Any, is_arranged: bool = False) -> Any:
         """What the layer returns for the results of the scan; a stateful layer keeps the states."""
-        if self.return_sequences:
-            if type(outputs) is Tensor:
-                outputs = self._arranged(outputs, mask)
-            else:
-                outputs = trees.map(lambda ys: self._arranged(ys, mask), outputs)
+        if self.return_sequences and not is_arranged:
+            outputs = trees.map(lambda ys: self._arranged(ys, mask), outputs)
         if self.stateful:
             self._held.keep(states)
         return self._result(outputs, states)
