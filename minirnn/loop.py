@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
+from itertools import repeat
+from operator import is_not
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -192,10 +194,11 @@ def _vjp(
 ) -> Any:  # fmt: skip
     """Another scan: the adjoint step over the residuals, in the other direction of time."""
     if batch_first:
-        ys = _ys_of(graph)
-        cts = [swap_time(ct) if i in ys and ct is not None else ct for i, ct in enumerate(cts)]
-    plan = _backward(graph, tuple([ct is not None for ct in cts]), needed)
-    operands = [_zeros(outs[i]) if cts[i] is None else cts[i] for i in plan.carry]
+        cts = [*cts]
+        for place in _ys_of(graph):
+            cts[place] = None if cts[place] is None else swap_time(cts[place])
+    plan = _backward(graph, tuple(map(is_not, cts, repeat(None))), needed)
+    operands = [_zeros(outs[place]) if cts[place] is None else cts[place] for place in plan.carry]
     operands += plan.reads((*inputs, *outs, *cts))
     results = run_graph(plan.graph, operands, length, not reverse, engine)
     return [None if place is None else results[place] for place in plan.gives]

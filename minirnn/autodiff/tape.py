@@ -157,7 +157,7 @@ class Pullback:
         """Go backward through the nodes, from each one's outputs to its inputs."""
         trace, cotangents = current_trace(), self.cotangents
         for node in reversed(self.nodes):
-            cts = [cotangents.get(id(output)) for output in node.outputs]
+            cts = [*map(cotangents.get, map(id, node.outputs))]
             for ct in cts:
                 if ct is not None:
                     if trace is not None:
@@ -170,7 +170,7 @@ class Pullback:
     def _pull_through(self, node: Node, cts: list[Tensor | None]) -> None:
         primitive, keys, needed = node.primitive, node.keys, self.needed
         if primitive.selective:
-            results = node.pull(cts, needed=tuple([key in needed for key in keys]))
+            results = node.pull(cts, needed=tuple(map(needed.__contains__, keys)))
         else:
             results = node.pull(cts)
         guards: list[Guard | None] | None = None

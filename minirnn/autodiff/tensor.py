@@ -363,10 +363,13 @@ def resolve(x: Any) -> Any:
     raise ArgumentError("an operation got something that is no array", got=type(x).__name__, expected="an array")
 
 
+_TENSOR = frozenset({Tensor})
+
+
 def apply(primitive: Primitive, *inputs: Any, **params: Any) -> Any:
     """Apply a primitive: compute it (or, in a trace, its shape) and show it to the active recorders."""
     recorders, trace = _ACTIVE.get()
-    operands = tuple([x if trace is None and type(x) is Tensor else resolve(x) for x in inputs])
+    operands = inputs if trace is None and _TENSOR.issuperset(map(type, inputs)) else (*map(resolve, inputs),)
     if primitive.unified is not None:
         operands = _unify(primitive, operands)
     if trace is None:

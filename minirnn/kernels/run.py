@@ -184,13 +184,12 @@ class Kernel:
             np.empty((1, 1, *t.shape[1:]), t.dtype).strides[2:] if lowering.rows_first(t) else None for t in sequences
         ]
         self.fixed = [a for a in self.arrays if a.role in ("constant", "panels")]
-        self.finals = [(graph.carry_out[keys[a][1]].shape, a.dtype) for a in by_role.get("final", [])]
-        self.outputs = [a for role in ("y", "stack") for a in by_role.get(role, [])]
-        made = [*by_role.get("final", []), *self.outputs, *by_role.get("sum", [])]
+        self.made = [a for role in ("final", "y", "stack", "sum") for a in by_role.get(role, [])]
+        self.dtypes = [a.dtype for a in self.made]
         given = carries + len(sequences)
-        found.update((a, given + k) for k, a in enumerate([*self.fixed, *made]))
+        found.update((a, given + k) for k, a in enumerate([*self.fixed, *self.made]))
         # Outputs take the order of time and batch that the caller's inputs have.
-        self.turned = [k for k, a in enumerate(made) if a.role == "y" and a.rowed]
+        self.turned = [k for k, a in enumerate(self.made) if a.role == "y" and a.rowed]
         # What goes over time is read and written where it is, by the numbers of the rows.
         self.rowed = [number for number, a in enumerate(self.arrays) if a.rowed and not a.time]
         self.rowed_finals = [number for number in self.rowed if self.arrays[number].role == "final"]
@@ -202,7 +201,7 @@ class Kernel:
             if a.time and a.rowed and a.written and id(lowering.sources[a]) in seen
         ]  # fmt: skip
         self._in_order = trees.picker([found.get(a, 0) for a in self.arrays])  # scratch memory comes later
-        self._made: tuple[Any, Any] = ((), ())
+        self._shapes_before: tuple[Any, Any] = ((), ())
         self.over_time = {**places, **{id(lowering.sources[a]): found[a] for a in by_role.get("stack", [])}}
         ys = {id(lowering.sources[a]): found[a] for a in by_role.get("y", [])}
         self.ys = [ys.get(id(t), t) for t in graph.ys]
@@ -211,9 +210,8 @@ class Kernel:
         self.sum_places = [sums.get(id(t)) for t in graph.sums]
         summed = {id(x.left) for x in lowering.time_sums} | {id(x.right) for x in lowering.time_sums}
         self.dense = frozenset(k for a, k in found.items() if a.role == "x" and id(a) in summed)
-        first_made = given + len(self.fixed)
-        self.final_places = list(range(first_made, first_made + len(self.finals)))
-        self._results = trees.picker([*self.final_places, *self.ys] if self.plain else self.final_places)
+        finals = [found[a] for a in by_role.get("final", [])]
+        self._results = trees.picker([*finals, *self.ys] if self.plain else finals)
 
     # preparing ---------------------------------------------------------------------------------------
     def _prepare(self, closed: list[Any]) -> _Ready:
@@ -278,7 +276,7 @@ class Kernel:
                 if k in self.dense:
                     given[k] = np.ascontiguousarray(x)
         parts = self._shares(given, length)
-        made = [empty(shape, dtype) for shape, dtype in self._shapes(length, time_first)]
+        made = [*map(empty, *self._shapes(length, time_first))]
         if not time_first:
             for k in self.turned:
                 made[k] = made[k].swapaxes(0, 1)
@@ -300,21 +298,17 @@ class Kernel:
         valid = given[self.guard] if left_out and self.guard is not None else None
         return results + self.all_sums(pool, values, length, self.batch, valid)
 
-    def _shapes(self, length: int, time_first: bool) -> Any:
+    def _shapes(self, length: int, time_first: bool) -> tuple[list[Any], list[Any]]:
         """The shapes and dtypes of the arrays that a call makes."""
-        made_for, shapes = self._made
+        made_for, shapes = self._shapes_before
         if made_for != (length, time_first):
             sources = self.lowering.sources
-            shapes = [
-                *self.finals,
-                *[((length, *sources[a].shape), a.dtype) for a in self.outputs],
-                *[(sources[a].shape, a.dtype) for a in self.arrays if a.role == "sum"],
-            ]
+            shapes = [(length, *sources[a].shape) if a.time else sources[a].shape for a in self.made]
             for k in () if time_first else self.turned:
-                (steps, rows, *rest), dtype = shapes[k]
-                shapes[k] = (rows, steps, *rest), dtype
-            self._made = (length, time_first), shapes
-        return shapes
+                steps, rows, *rest = shapes[k]
+                shapes[k] = (rows, steps, *rest)
+            self._shapes_before = (length, time_first), shapes
+        return shapes, self.dtypes
 
     def bind(self, arrays: list[Any], final: list[Any]) -> tuple[Callable[[], None], list[np.ndarray]] | None:
         """A call that runs one step on the given arrays again and again, allocating nothing, and its ys (1, ...).
@@ -326,7 +320,7 @@ class Kernel:
         if not self.plain or graph.sums or self.drawn or self.lowering.checked or build.JIT_OFF:
             return None
         fixed = self._prepare(arrays[first_closed:]).fixed
-        outputs = [empty(shape, dtype) for shape, dtype in self._shapes(1, True)[len(final) :]]
+        outputs = [*map(empty, *self._shapes(1, True))][len(final) :]
         pool = [*arrays[:first_closed], *fixed, *final, *outputs]
         arguments = [*self._in_order(pool)]
         layout = self._layouts.get(self.batch) or self._layout(self.batch)
