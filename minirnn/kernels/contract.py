@@ -26,7 +26,6 @@ from .tile import (
     ROWS,
     SINGLE_BYTES,
     address,
-    copy_row,
     move,
     size_of,
     tile,
@@ -34,9 +33,9 @@ from .tile import (
 )
 
 if JIT_OFF:
-    from .twins import LANES, load, maximum, store, zeros
+    from .twins import LANES, load, load_apart, maximum, store, zeros
 else:
-    from .lanes import LANES, load, maximum, store, zeros
+    from .lanes import LANES, load, load_apart, maximum, store, zeros
 
 ALIGNMENT = 64  # bytes: of panels, so that no vector of a panel crosses a cache line
 
@@ -67,57 +66,32 @@ def packed_size(inner: int, columns: int, dtype: Any) -> int:
     return inner * (-(-columns // width) * width)
 
 
-@library_function(forceinline=True)
-def pack(
-    source: Any, at: int, row_stride: int, column_stride: int, inner: int, columns: int, panels: Any, panels_at: int
-) -> None:
-    """Lay the matrix (inner, columns) that begins at source[at] out in panels from panels[panels_at] on.
+@outlined("piiiip", "the packing of weights")
+def pack(source: Any, row_stride: int, column_stride: int, inner: int, columns: int, panels: Any) -> None:
+    """Lay the matrix (inner, columns) that begins at `source` out in panels, which begin at `panels`.
 
-    Strides and places count elements; `panels` takes packed_size(inner, columns) of them.
+    Strides count elements; `panels` takes packed_size(inner, columns) of them.
     """
-    pack_pointers(address(source, at), row_stride, column_stride, inner, columns, address(panels, panels_at))
-
-
-@outlined("piiiip", "the packing of weights", used_by="pack")
-def pack_pointers(source: Any, row_stride: int, column_stride: int, inner: int, columns: int, panels: Any) -> None:
-    """As `pack`, from pointers."""
     width = PANEL_BYTES // size_of(source)
-    whole = columns // width * width if column_stride == 1 else 0
-    for first in range(0, whole, width):
-        for k in range(inner):
-            copy_row(move(panels, first * inner + k * width), move(source, first + k * row_stride))
-    # Eight columns at a time: where a column is a run of memory, its cache line stays until used up.
-    for first in range(whole, (columns + width - 1) // width * width, 8):
+    # Few columns at a time where a column is a run of memory: its cache lines stay until they are used up.
+    together = width if column_stride == 1 else LANES
+    for first in range(0, (columns + width - 1) // width * width, together):
         panel = move(panels, first // width * width * inner + first % width - first)
         for k in range(inner):
-            for c in range(first, first + 8):
-                if c < columns:
-                    panel[k * width + c] = source[k * row_stride + c * column_stride]
+            for c in range(first, first + together, LANES):
+                at = k * row_stride + c * column_stride
+                if column_stride == 1:
+                    store(panel, k * width + c, load(source, at, columns - c), LANES)
                 else:
-                    panel[k * width + c] = 0
+                    store(panel, k * width + c, load_apart(source, at, column_stride, columns - c), LANES)
 
 
-@library_function(forceinline=True)
-def product(
-    a: Any, a_at: int, a_row: int, a_step: int, panels: Any, panels_at: int, out: Any, out_at: int, out_row: int,
-    rows: int, inner: int, columns: int, turn: int,
+@outlined("piippiiiiib", "the product of one row")
+def multiply_row(
+    a: Any, a_row: int, a_step: int, panels: Any, out: Any, out_row: int, rows: int, inner: int, columns: int,
+    turn: int, first: bool,
 ) -> None:  # fmt: skip
-    """out[out_at + r * out_row + n] = the sum over k of a[a_at + r * a_row + k * a_step] * P[k, n].
-
-    P (inner, columns) is what `pack` laid out.  Nothing else of `out` is touched.  Where weights
-    outgrow a cache and are used step after step, give the step's number as `turn`: odd ones go
-    through the panels backwards, and begin with what the step before has left in the cache.
-    """
-    left, right, to = address(a, a_at), address(panels, panels_at), address(out, out_at)
-    if rows == 1:
-        multiply_row(left, a_step, right, to, inner, columns, True, turn)
-    else:
-        multiply(left, a_row, a_step, right, to, out_row, rows, inner, columns, True, turn)
-
-
-@outlined("pippiibi", "the product of one row", used_by="product")
-def multiply_row(a: Any, a_step: int, panels: Any, out: Any, inner: int, columns: int, first: bool, turn: int) -> None:
-    """As `product` of one row, from pointers; unless `first`, the blocks' sums are added to what `out` holds."""
+    """As `product`, of one row."""
     size = size_of(a)
     width, single = PANEL_BYTES // size, SINGLE_BYTES // size
     together = _PANELS_OF_A_ROW * width
@@ -145,12 +119,18 @@ def multiply_row(a: Any, a_step: int, panels: Any, out: Any, inner: int, columns
         start += step
 
 
-@outlined("piippiiiibi", "the product of matrices", used_by="product")
-def multiply(
+@outlined("piippiiiiib", "the product of matrices", for_one=("rows", multiply_row))
+def product(
     a: Any, a_row: int, a_step: int, panels: Any, out: Any, out_row: int, rows: int, inner: int, columns: int,
-    first: bool, turn: int,
+    turn: int, first: bool = True,
 ) -> None:  # fmt: skip
-    """As `product`, from pointers; unless `first`, the blocks' sums are added to what `out` holds."""
+    """out[r * out_row + n] = the sum over k of a[r * a_row + k * a_step] * P[k, n].
+
+    P (inner, columns) is what `pack` laid out.  Nothing else of `out` is touched; unless `first`, the
+    blocks' sums are added to what it holds.  Where weights outgrow a cache and are used step after
+    step, give the step's number as `turn`: odd ones go through the panels backwards, and begin with
+    what the step before has left in the cache.
+    """
     size = size_of(a)
     width, main, pair, single = PANEL_BYTES // size, MAIN_BYTES // size, PAIR_BYTES // size, SINGLE_BYTES // size
     start, step = 0, width
@@ -196,8 +176,8 @@ def multiply(
 # A sum is made of blocks, too: each a chain of additions from zero, and the blocks' sums are added in
 # order.  The processor works on several chains at a time by itself: they do not wait for each other.
 # Of equal numbers the first is the largest; what a NaN takes part in is NaN.
-@outlined("pii", "sums", used_by="sum_chain", returns=True)
-def add_up(numbers: Any, step: int, n: int) -> Any:
+@outlined("pii", "sums", returns=True)
+def sum_chain(numbers: Any, step: int, n: int) -> Any:
     """The sum of n numbers that stand `step` apart."""
     total = zero_of(numbers)
     for k in range(0, n, BLOCK):
@@ -208,25 +188,9 @@ def add_up(numbers: Any, step: int, n: int) -> Any:
     return total
 
 
-@library_function(forceinline=True)
-def sum_chain(a: Any, at: int, step: int, n: int) -> Any:
-    """The sum of the n numbers a[at], a[at + step], ..."""
-    return add_up(address(a, at), step, n)
-
-
-@library_function
-def sum_rows(
-    a: Any, at: int, row_stride: int, step: int, rows: int, n: int, out: Any, out_at: int, out_step: int
-) -> None:
-    """`sum_chain` of each of several rows, which begin row_stride apart, into out[out_at], out[out_at + out_step]..."""
-    to = address(out, out_at)
-    for r in range(rows):
-        to[r * out_step] = sum_chain(a, at + r * row_stride, step, n)
-
-
-@outlined("piiip", "sums of columns", used_by="sum_columns")
-def add_up_columns(a: Any, row_stride: int, rows: int, columns: int, out: Any) -> None:
-    """The sums over rows of neighbouring columns."""
+@outlined("piiip", "sums of columns")
+def sum_columns(a: Any, row_stride: int, rows: int, columns: int, out: Any) -> None:
+    """The sums over `rows` rows of each of `columns` neighbours, into neighbours."""
     for c in range(0, columns, LANES):
         total = zeros(a)
         for k in range(0, rows, BLOCK):
@@ -237,14 +201,8 @@ def add_up_columns(a: Any, row_stride: int, rows: int, columns: int, out: Any) -
         store(out, c, total, columns - c)
 
 
-@library_function(forceinline=True)
-def sum_columns(a: Any, at: int, row_stride: int, rows: int, columns: int, out: Any, out_at: int) -> None:
-    """The sums over `rows` rows of each of `columns` neighbours, into neighbours from out[out_at] on."""
-    add_up_columns(address(a, at), row_stride, rows, columns, address(out, out_at))
-
-
-@outlined("pii", "maxima", used_by="max_chain", returns=True)
-def largest_of(numbers: Any, step: int, n: int) -> Any:
+@outlined("pii", "maxima", returns=True)
+def max_chain(numbers: Any, step: int, n: int) -> Any:
     """The largest of n >= 1 numbers that stand `step` apart; NaN if one of them is."""
     largest, unordered = numbers[0], zero_of(numbers)
     for i in range(n):
@@ -252,12 +210,6 @@ def largest_of(numbers: Any, step: int, n: int) -> Any:
         largest = x if x > largest else largest
         unordered = x if x != x else unordered
     return unordered if unordered != unordered else largest
-
-
-@library_function(forceinline=True)
-def max_chain(a: Any, at: int, step: int, n: int) -> Any:
-    """The largest of the n >= 1 numbers a[at], a[at + step], ...; NaN if one of them is."""
-    return largest_of(address(a, at), step, n)
 
 
 @library_function

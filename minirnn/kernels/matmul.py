@@ -15,7 +15,7 @@ import functools
 import math
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,8 +23,13 @@ from .. import config
 from ..autodiff import contraction
 from . import build, outline, threads
 from .build import library_function
-from .contract import aligned_empty, multiply, multiply_row, pack_pointers, sum_columns, sum_rows
+from .contract import aligned_empty, pack, product, sum_chain, sum_columns
 from .tile import PANEL_BYTES, address, move, size_of
+
+if build.JIT_OFF:
+    from .twins import put
+else:
+    from .lanes import put
 
 DEPTH = 256  # contracted indices of a chunk
 WIDE_BYTES = 1024  # of a row of a packed chunk
@@ -53,22 +58,19 @@ def _multiply_part(a: Any, b: Any, out: Any, scratch: Any, row: int, rows: int, 
             breadth = min(wide, columns - c)
             for k in range(0, max(inner, 1), DEPTH):
                 depth = min(DEPTH, inner - k)
-                pack_pointers(move(right_n, k * b_row + c * b_column), b_row, b_column, depth, breadth, panels)
+                pack(move(right_n, k * b_row + c * b_column), b_row, b_column, depth, breadth, panels)
                 left, to = move(left_n, k * a_step), move(out_n, c)
-                if rows == 1:
-                    multiply_row(left, a_step, panels, to, depth, breadth, k == 0, 0)
-                    continue
                 in_place = a_step == 1 or rows < width or columns <= 2 * width
                 tall = TALL if in_place else width
                 for r in range(0, rows, tall):
                     height = min(tall, rows - r)
                     from_, step, stride = move(left, r * a_row), a_step, a_row
                     if not in_place:
-                        pack_pointers(from_, a_step, a_row, depth, height, packed_rows)
+                        pack(from_, a_step, a_row, depth, height, packed_rows)
                         from_, step, stride = packed_rows, width, 1
-                    multiply(
-                        from_, stride, step, panels, move(to, r * out.shape[2]), out.shape[2], height, depth, breadth,
-                        k == 0, 0,
+                    to_row = move(to, r * out.shape[2])
+                    product(
+                        from_, stride, step, panels, to_row, out.shape[2], height, depth, breadth, 0, k == 0
                     )  # fmt: skip
 
 
@@ -77,25 +79,42 @@ def _sum_part(x: Any, out: Any, first: int, stop: int, column: int, columns: int
     """Entries and columns of out (L, R): the sums over the middle axis of x (L, n, R)."""
     size = size_of(address(x, 0))
     n, entry, step, neighbour = x.shape[1], x.strides[0] // size, x.strides[1] // size, x.strides[2] // size
-    if neighbour == 1 and x.shape[2] > 1:
-        for i in range(first, stop):
+    for i in range(first, stop):
+        if neighbour == 1 and x.shape[2] > 1:
             sum_columns(x, i * entry + column, step, n, columns, out, i * out.shape[1] + column)
-    elif x.shape[2] == 1:
-        sum_rows(x, first * entry, entry, step, stop - first, n, out, first, 1)
-    else:
-        for i in range(first, stop):
-            place = i * entry + column * neighbour
-            sum_rows(x, place, neighbour, step, columns, n, out, i * out.shape[1] + column, 1)
+        else:
+            for c in range(column, column + columns):
+                put(out, i * out.shape[1] + c, sum_chain(x, i * entry + c * neighbour, step, n))
+
+
+@library_function
+def _pack_part(matrix: Any, panels: Any, at: int) -> None:
+    size = size_of(address(matrix, 0))
+    row, column = matrix.strides[0] // size, matrix.strides[1] // size
+    pack(matrix, 0, row, column, matrix.shape[0], matrix.shape[1], panels, at)
 
 
 # calling -----------------------------------------------------------------------------------------
-def _array(dtype: str, rank: int, reads: bool) -> str:
-    return f"Array({dtype}, {rank}, 'A', readonly=True)" if reads else f"Array({dtype}, {rank}, 'C')"
+class _Part(NamedTuple):
+    """What one of the functions above is compiled for."""
+
+    label: str
+    used: tuple[str, ...]  # outlined functions
+    reads: tuple[int, ...]  # the ranks of the arrays that it reads, of any strides
+    writes: tuple[int, ...]
+    integers: int
+
+    def signature(self, dtype: str) -> str:
+        """The types of its arguments, as Numba writes them."""
+        reads = [f"Array({dtype}, {rank}, 'A', readonly=True)" for rank in self.reads]
+        writes = [f"Array({dtype}, {rank}, 'C')" for rank in self.writes]
+        return f"void({', '.join([*reads, *writes, *['int64'] * self.integers])})"
 
 
-_SIGNATURES = {
-    _multiply_part: lambda d: [_array(d, 3, True), _array(d, 3, True), _array(d, 3, False), _array(d, 1, False)],
-    _sum_part: lambda d: [_array(d, 3, True), _array(d, 2, False)],
+_PARTS = {
+    _multiply_part: _Part("products of arrays", ("pack", "product"), (3, 3), (3, 1), 4),
+    _sum_part: _Part("sums of arrays", ("sum_chain", "sum_columns"), (3,), (2,), 4),
+    _pack_part: _Part("the packing of arrays", ("pack",), (2,), (1,), 1),
 }
 _ready: set[tuple[Callable[..., Any], str]] = set()
 
@@ -104,14 +123,19 @@ def _prepared(function: Any, dtype: Any) -> Any:
     """A function of this module, compiled or loaded for a dtype."""
     if (function, dtype) not in _ready:
         if not build.JIT_OFF:
-            outline.prepare(dtype, ("pack", "product") if function is _multiply_part else ("sum_chain", "sum_columns"))
-            arrays = _SIGNATURES[function](dtype.name)
+            part = _PARTS[function]
+            outline.prepare(dtype, part.used)
             with build._lock:
                 function.disable_compile(False)
-                build._compile(function, f"void({', '.join(arrays + ['int64'] * 4)})", "products of arrays")
+                build._compile(function, part.signature(dtype.name), part.label)
                 function.disable_compile()  # arrays of other layouts are taken as these
         _ready.add((function, dtype))
     return function
+
+
+def pack_array(matrix: Any, panels: Any, at: int) -> None:
+    """Lay a matrix of any strides out in panels, from panels[at] on."""
+    _prepared(_pack_part, panels.dtype)(matrix, panels, at)
 
 
 class _Scratch(threading.local):

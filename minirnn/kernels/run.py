@@ -22,10 +22,9 @@ from ..errors import EngineError, EngineFallbackWarning, ShapeError
 from ..stepgraph import interpret
 from ..stepgraph.graph import StepGraph
 from ..stepgraph.provenance import source_line
-from . import build, outline, threads
+from . import build, matmul, outline, threads
 from .arrays import forward_of
-from .build import library_function
-from .contract import aligned_empty, pack, packed_size
+from .contract import aligned_empty, packed_size
 from .emit import kernel_text
 from .heavy import lower
 from .lower import DTYPES, Lowering, Panels
@@ -143,7 +142,7 @@ class Kernel:
         self.text = text = kernel_text(lowering, "step_loop")
         self.arrays = list(lowering.arrays.values())
         for dtype in {str(a.dtype) for a in self.arrays if a.dtype.kind == "f"}:
-            outline.prepare(dtype, {"pack", *text.used})
+            outline.prepare(dtype, text.used)
         self.function = _compiled(text, graph, _signature(self.arrays))
         self.batch = 1 if lowering.batch is None else lowering.batch
         self.cost = _cost(lowering) * self.batch if _shareable(lowering) else 0.0
@@ -405,15 +404,9 @@ def _packed(value: Any, panels: Panels) -> Any:
     value = value.reshape((-1, inner, width)) if batch else value.reshape((inner, width))[None]
     size = packed_size(inner, width, value.dtype)
     made = aligned_empty(len(value) * size, value.dtype)
-    row, column = (s // value.itemsize for s in value.strides[1:])
     for k, entry in enumerate(value):
-        _pack(entry, row, column, inner, width, made, k * size)
+        matmul.pack_array(entry, made, k * size)
     return made.reshape(-1, size)[: len(value)] if entries or batch else made
-
-
-@library_function
-def _pack(source: Any, row: int, column: int, inner: int, width: int, panels: Any, at: int) -> None:
-    pack(source, 0, row, column, inner, width, panels, at)
 
 
 def _compiled(text: Text, graph: StepGraph, signature: str) -> Callable[..., None]:
