@@ -195,6 +195,18 @@ def put(typing: Any, array: Any, offset: Any, value: Any) -> Any:
     return types.void(array, types.int64, array.dtype), codegen
 
 
+@intrinsic(prefer_literal=True)
+def stride(typing: Any, array: Any, axis: Any) -> Any:
+    """How many elements apart an array's neighbours along an axis are; the axis is written as a number."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        strides = context.make_array(array)(context, builder, args[0]).strides
+        in_bytes = builder.extract_value(strides, axis.literal_value)
+        return builder.sdiv(in_bytes, in_bytes.type(_size(array.dtype)), flags=["exact"])
+
+    return types.int64(array, axis), codegen
+
+
 # functions ---------------------------------------------------------------------------------------
 def _common_of_all(values: Any) -> Any:
     """As `_common`, for any number of operands; plain numbers alone have none."""

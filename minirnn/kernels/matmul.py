@@ -27,9 +27,9 @@ from .contract import aligned_empty, pack, product, sum_chain, sum_columns
 from .tile import PANEL_BYTES, address, move, size_of
 
 if build.JIT_OFF:
-    from .twins import put
+    from .twins import put, stride
 else:
-    from .lanes import put
+    from .lanes import put, stride
 
 DEPTH = 256  # contracted indices of a chunk
 WIDE_BYTES = 1024  # of a row of a packed chunk
@@ -46,13 +46,13 @@ def _multiply_part(a: Any, b: Any, out: Any, scratch: Any, row: int, rows: int, 
     """Rows and columns of out (N, R, C) = a (N, R, K) times b (N, K, C); `scratch` takes the packed chunks."""
     size = size_of(address(a, 0))
     inner, width, wide = a.shape[2], PANEL_BYTES // size, WIDE_BYTES // size
-    a_row, a_step = a.strides[1] // size, a.strides[2] // size
-    b_row, b_column = b.strides[1] // size, b.strides[2] // size
+    a_row, a_step = stride(a, 1), stride(a, 2)
+    b_row, b_column = stride(b, 1), stride(b, 2)
     panels = address(scratch, 0)
     packed_rows = address(scratch, DEPTH * wide)
     for n in range(a.shape[0]):
-        left_n = address(a, n * (a.strides[0] // size) + row * a_row)
-        right_n = address(b, n * (b.strides[0] // size) + column * b_column)
+        left_n = address(a, n * stride(a, 0) + row * a_row)
+        right_n = address(b, n * stride(b, 0) + column * b_column)
         out_n = address(out, (n * out.shape[1] + row) * out.shape[2] + column)
         for c in range(0, columns, wide):
             breadth = min(wide, columns - c)
@@ -64,21 +64,20 @@ def _multiply_part(a: Any, b: Any, out: Any, scratch: Any, row: int, rows: int, 
                 tall = TALL if in_place else width
                 for r in range(0, rows, tall):
                     height = min(tall, rows - r)
-                    from_, step, stride = move(left, r * a_row), a_step, a_row
+                    from_, step, apart = move(left, r * a_row), a_step, a_row
                     if not in_place:
                         pack(from_, a_step, a_row, depth, height, packed_rows)
-                        from_, step, stride = packed_rows, width, 1
+                        from_, step, apart = packed_rows, width, 1
                     to_row = move(to, r * out.shape[2])
                     product(
-                        from_, stride, step, panels, to_row, out.shape[2], height, depth, breadth, 0, k == 0
+                        from_, apart, step, panels, to_row, out.shape[2], height, depth, breadth, 0, k == 0
                     )  # fmt: skip
 
 
 @library_function
 def _sum_part(x: Any, out: Any, first: int, stop: int, column: int, columns: int) -> None:
     """Entries and columns of out (L, R): the sums over the middle axis of x (L, n, R)."""
-    size = size_of(address(x, 0))
-    n, entry, step, neighbour = x.shape[1], x.strides[0] // size, x.strides[1] // size, x.strides[2] // size
+    n, entry, step, neighbour = x.shape[1], stride(x, 0), stride(x, 1), stride(x, 2)
     for i in range(first, stop):
         if neighbour == 1 and x.shape[2] > 1:
             sum_columns(x, i * entry + column, step, n, columns, out, i * out.shape[1] + column)
@@ -89,9 +88,7 @@ def _sum_part(x: Any, out: Any, first: int, stop: int, column: int, columns: int
 
 @library_function
 def _pack_part(matrix: Any, panels: Any, at: int) -> None:
-    size = size_of(address(matrix, 0))
-    row, column = matrix.strides[0] // size, matrix.strides[1] // size
-    pack(matrix, 0, row, column, matrix.shape[0], matrix.shape[1], panels, at)
+    pack(matrix, 0, stride(matrix, 0), stride(matrix, 1), matrix.shape[0], matrix.shape[1], panels, at)
 
 
 # calling -----------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from ..stepgraph.provenance import source_line
 from . import build, matmul, outline, threads
 from .arrays import forward_of
 from .contract import aligned_empty, packed_size
-from .emit import kernel_text
+from .emit import kernel_text, place_key
 from .heavy import lower
 from .lower import DTYPES, Lowering, Panels
 from .program import ROWS_KEY, Array, Inexpressible
@@ -36,7 +36,9 @@ from .text import MAPS, Text
 _BLOCK_BYTES = 1 << 20
 # Below this many nanoseconds of work a second thread costs more than it brings.
 _WORTH_A_THREAD = 100_000.0
-_LANES_MODULE = "load store load_apart store_apart element put select fma sqrt absolute maximum minimum LANES".split()
+_LANES_MODULE = (
+    "load store load_apart store_apart element put stride select fma sqrt absolute maximum minimum LANES".split()
+)
 _CONVERSIONS = [f"as_{dtype}" for dtype in DTYPES]
 
 
@@ -276,36 +278,37 @@ class Kernel:
     def bind(self, arrays: list[Any], final: list[Any]) -> tuple[Callable[[], None], list[np.ndarray]] | None:
         """A call that runs one step on the given arrays again and again, allocating nothing, and its ys (1, ...).
 
-        It reads carry, xs and closed-over inputs where they stand and writes the carry to `final`, which
-        may be where it came from.  None if something besides the kernel has to run.
+        It reads carry, xs and closed-over inputs where they stand and writes the carry to `final`, other
+        memory than it came from.  None if something besides the kernel has to run.
         """
         graph = self.graph
         if not self.plain or graph.sums or self.drawn or self.lowering.checked or build.JIT_OFF:
             return None
         arguments = self._prepare(arrays[len(graph.carry_in) + len(graph.xs) :]).arguments.copy()
-        for number, k in self.carries:
-            arguments[number] = arrays[k]
-        for (number, _, _), array in zip(self.finals, final, strict=True):
-            arguments[number] = array
         for number, k in self.xs:
             arguments[number] = arrays[len(graph.carry_in) + k]
         for number, shape, dtype, _, _ in self.outputs:
             arguments[number] = np.empty((1, *shape), dtype)
         layout = self._layouts.get(self.batch) or self._layout(self.batch)
+        work = {}
         for number, size, dtype in layout.needs:
-            arguments[number] = aligned_empty(size, dtype)
+            arguments[number] = work[dtype] = aligned_empty(size, dtype)
         text = kernel_text(self.lowering, "bound_step", bound=True)
         if self._bound is None:
             self._bound = _compiled(text, graph, "void(int64[::1], int64[::1])")
         places = {array.name: number for number, array in enumerate(self.arrays)}
         passed = dict(zip([size.key for size in self.passed], layout.sizes, strict=True))
+        for (now, _), *carry in zip(self.lowering.swaps, arrays, final, strict=False):
+            for number, array in enumerate(carry):  # where it is, as elements after the scratch memory
+                distance = _address(array) - _address(work[array.dtype.name])
+                passed[place_key(now, number)] = distance // array.itemsize
         integers = [self.batch]
         for key in text.sizes:
             array = arguments[places[key[1]]] if key[0] == "of" else None
             integers.append(passed[key] if array is None else array.strides[key[2]] // array.itemsize)
-        addresses = np.array([a.__array_interface__["data"][0] for a in arguments], np.int64)
+        addresses = np.array([0 if a is None else _address(a) for a in arguments], np.int64)
         call = _BoundCall(self._bound, addresses, np.array(integers, np.int64))
-        call.arrays = arguments  # which the addresses are of
+        call.arrays = [*arguments, *arrays, *final]  # which the addresses are of
         return call, [arguments[number] for number in self.ys]
 
     def _rows(self, arguments: list[Any], rows: int, length: int, begin: int, direction: int, status: Any) -> None:
@@ -363,6 +366,11 @@ class Kernel:
                 yield over_time[id(y)] if id(y) in over_time else np.broadcast_to(values[id(y)], (length, *y.shape))
         if self.graph.sums:
             yield from self.sums(over_time, values, length, self.batch)
+
+
+def _address(array: Any) -> int:
+    found: int = array.__array_interface__["data"][0]
+    return found
 
 
 class _BoundCall(functools.partial[None]):

@@ -40,6 +40,11 @@ def put(array: Any, offset: int, value: Any) -> None:
     flat[place] = value
 
 
+def stride(array: Any, axis: int) -> int:
+    """How many elements apart an array's neighbours along an axis are."""
+    return int(array.strides[axis] // array.itemsize)
+
+
 def load(array: Any, offset: int, count: int) -> Any:
     """The element at an offset; zero, and nothing read, if `count` is 0 or less."""
     return element(array, offset) if count > 0 else zeros(array)
