@@ -207,12 +207,13 @@ def kernel_text(lowering: Lowering, name: str, explained: bool = False, bound: b
 
     `begin` and `direction` say which time step is the first and where to go from there, `order` which rows
     of what goes over time.  A `bound` kernel runs one step of all rows from and to fixed addresses, so that
-    a call hands over next to nothing.
+    a call hands over next to nothing: the carry's two places are where the caller has it.
     """
     text = Text(lowering, explained, in_order=bound)
     text.depth = 1
-    for move in _carry_moves(text, lowering, to_start=True):
-        print_statement(text, move)
+    if not bound:
+        for move in _carry_moves(text, lowering, to_start=True):
+            print_statement(text, move)
     for now, after in lowering.swaps:
         names = f"{text.variable(now)}, {text.variable(after)}"
         text.line(f"{names} = {text.size(_slot(text, now, 0))}, {text.size(_slot(text, now, 1))}")
@@ -230,14 +231,16 @@ def kernel_text(lowering: Lowering, name: str, explained: bool = False, bound: b
         text.depth -= 1
     _print_over_block(text, lowering.sections["after"])
     text.depth -= 1
-    for move in _carry_moves(text, lowering, to_start=False):
-        print_statement(text, move)
-    _print_time_sums(text, lowering)
+    if not bound:
+        for move in _carry_moves(text, lowering, to_start=False):
+            print_statement(text, move)
+        _print_time_sums(text, lowering)
     body, text.lines, text.depth = text.lines, [], 1
     if bound:
         text.line("length, begin, direction, block, rows = 1, 0, 1, 1, sizes[0]")
         for k, array in enumerate(lowering.arrays.values()):
-            text.line(f"{text.name(array)} = {array.dtype}_at(addresses[{k}])")
+            if array.role not in ("carry", "final"):
+                text.line(f"{text.name(array)} = {array.dtype}_at(addresses[{k}])")
         for k, (given, _) in enumerate(text.sizes.values()):
             text.line(f"{given} = sizes[{k + 1}]")
         text.lines = [f"def {name}(addresses, sizes):", *text.lines, *body]
@@ -266,7 +269,9 @@ def _print_time_sums(text: Text, lowering: Lowering) -> None:
         text.used.add("sum_of_products")
         dtype = each.out.dtype
         memory, at = packing_memory(lowering, PACKING_BYTES // dtype.itemsize, dtype)
-        operands = f"{text.name(each.left)}, {right}, {out}, length * rows, {text.size(each.left_width)}, {width}"
+        operands = (
+            f"{text.name(each.left)}, 0, {right}, 0, {out}, 0, length * rows, {text.size(each.left_width)}, {width}"
+        )
         text.line(f"sum_of_products({operands}, {text.name(memory)}, {text.size(at)})", each.node)
     text.depth -= 1
 
@@ -279,7 +284,7 @@ def _where_from(key: Any, text: Text, lowering: Lowering) -> str:
     """Strides that a caller's arrays bring are read off them, the other integers come in `sizes`."""
     if key[0] == "of":
         array = next(text.name(a) for a in lowering.arrays.values() if a.name == key[1])
-        return f"{array}.strides[{key[2]}] // {array}.itemsize"
+        return f"stride({array}, {key[2]})"
     passed = [k for k in text.sizes if k[0] != "of"]
     return f"sizes[{passed.index(key)}]"
 
@@ -287,7 +292,12 @@ def _where_from(key: Any, text: Text, lowering: Lowering) -> str:
 def _slot(text: Text, now: str, number: int) -> Size:
     """Where one of a carry's two places begins."""
     word = text.variable(now)[: -len("_now")]
-    return Size(("at", now[: -len("_now")], number), 0, f"{word}_{'first' if number == 0 else 'second'}")
+    return Size(place_key(now, number), 0, f"{word}_{'first' if number == 0 else 'second'}")
+
+
+def place_key(now: str, number: int) -> tuple[str, str, int]:
+    """The key of one of a carry's two places among a kernel's integers; `now`: the variable of the present one."""
+    return "at", now[: -len("_now")], number
 
 
 def _open_steps(text: Text) -> None:

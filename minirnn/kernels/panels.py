@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from .build import library_function
-from .contract import aligned_empty, pack, packed_size
+from .contract import aligned_empty, packed_size
 from .lower import Panels
+from .matmul import pack_array
 
 
 def packed(value: Any, panels: Panels) -> Any:
@@ -23,12 +23,6 @@ def packed(value: Any, panels: Panels) -> Any:
     value = value.reshape((-1, inner, width)) if batch else value.reshape((inner, width))[None]
     size = packed_size(inner, width, value.dtype)
     made = aligned_empty(len(value) * size, value.dtype)
-    row, column = (s // value.itemsize for s in value.strides[1:])
     for k, entry in enumerate(value):
-        _pack(entry, row, column, inner, width, made, k * size)
+        pack_array(entry, made, k * size)
     return made.reshape(-1, size)[: len(value)] if entries or batch else made
-
-
-@library_function
-def _pack(source: Any, row: int, column: int, inner: int, width: int, panels: Any, at: int) -> None:
-    pack(source, 0, row, column, inner, width, panels, at)

@@ -27,7 +27,7 @@ from ..stepgraph.provenance import source_line
 from . import build, matmul, outline, threads, timesums
 from .arrays import forward_of
 from .contract import aligned_empty
-from .emit import kernel_text
+from .emit import kernel_text, place_key
 from .heavy import lower
 from .lower import DTYPES, Lowering
 from .panels import packed
@@ -40,7 +40,9 @@ from .text import MAPS, Text
 _BLOCK_BYTES = 1 << 20
 # Below this many nanoseconds of work a second thread costs more than it brings.
 _WORTH_A_THREAD = 100_000.0
-_LANES_MODULE = "load store load_apart store_apart element put select fma sqrt absolute maximum minimum LANES".split()
+_LANES_MODULE = (
+    "load store load_apart store_apart element put stride select fma sqrt absolute maximum minimum LANES".split()
+)
 _CONVERSIONS = [f"as_{dtype}" for dtype in DTYPES]
 
 
@@ -147,7 +149,7 @@ class Kernel:
         self.text = text = kernel_text(lowering, "step_loop")
         self.arrays = list(lowering.arrays.values())
         for dtype in {str(a.dtype) for a in self.arrays if a.dtype.kind == "f"}:
-            outline.prepare(dtype, {"pack", *text.used})
+            outline.prepare(dtype, text.used)
         self.function = _compiled(text, graph, _signature(self.arrays))
         self.batch = 1 if lowering.batch is None else lowering.batch
         self.all_rows = np.arange(self.batch)
@@ -313,8 +315,8 @@ class Kernel:
     def bind(self, arrays: list[Any], final: list[Any]) -> tuple[Callable[[], None], list[np.ndarray]] | None:
         """A call that runs one step on the given arrays again and again, allocating nothing, and its ys (1, ...).
 
-        It reads carry, xs and closed-over inputs where they stand and writes the carry to `final`, which
-        may be where it came from.  None if something besides the kernel has to run.
+        It reads carry, xs and closed-over inputs where they stand and writes the carry to `final`, other
+        memory than it came from.  None if something besides the kernel has to run.
         """
         graph, first_closed = self.graph, self.first_closed
         if not self.plain or graph.sums or self.drawn or self.lowering.checked or build.JIT_OFF:
@@ -324,20 +326,25 @@ class Kernel:
         pool = [*arrays[:first_closed], *fixed, *final, *outputs]
         arguments = [*self._in_order(pool)]
         layout = self._layouts.get(self.batch) or self._layout(self.batch)
+        work = {}
         for number, size, dtype in layout.needs:
-            arguments[number] = aligned_empty(size, dtype)
+            arguments[number] = work[dtype] = aligned_empty(size, dtype)
         text = kernel_text(self.lowering, "bound_step", bound=True)
         if self._bound is None:
             self._bound = _compiled(text, graph, "void(int64[::1], int64[::1])")
         places = {array.name: number for number, array in enumerate(self.arrays)}
         passed = dict(zip([size.key for size in self.passed], layout.sizes, strict=True))
+        for (now, _), *carry in zip(self.lowering.swaps, arrays, final, strict=False):
+            for number, array in enumerate(carry):  # where it is, as elements after the scratch memory
+                distance = _address(array) - _address(work[array.dtype.name])
+                passed[place_key(now, number)] = distance // array.itemsize
         integers = [self.batch]
         for key in text.sizes:
             array = arguments[places[key[1]]] if key[0] == "of" else None
             integers.append(passed[key] if array is None else array.strides[key[2]] // array.itemsize)
-        addresses = np.array([a.__array_interface__["data"][0] for a in arguments], np.int64)
+        addresses = np.array([_address(a) for a in arguments], np.int64)
         call = _BoundCall(self._bound, addresses, np.array(integers, np.int64))
-        call.arrays = arguments  # which the addresses are of
+        call.arrays = [*arguments, *arrays, *final]  # which the addresses are of
         return call, [pool[y] for y in self.ys]
 
     def _shares(self, given: list[Any], length: int) -> list[Share]:
@@ -410,6 +417,11 @@ class Kernel:
                 yield pool[self.over_time[id(y)]]
             else:
                 yield np.broadcast_to(values[id(y)], (length, *y.shape))
+
+
+def _address(array: Any) -> int:
+    found: int = array.__array_interface__["data"][0]
+    return found
 
 
 class _BoundCall(functools.partial[None]):

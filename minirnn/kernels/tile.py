@@ -22,6 +22,7 @@ from numba.core import config as numba_config
 from numba.extending import intrinsic
 
 from .build import JIT_OFF
+from .pointers import pointer_at
 from .twins import place_in
 
 BLOCK = 64  # how many products one chain takes: part of the definition of every sum
@@ -246,9 +247,7 @@ def address(typing: Any, array: Any, offset: Any) -> Any:
     """The pointer to the element `offset` places after the first of an array, or after what a pointer shows."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        if isinstance(array, types.CPointer):
-            return builder.gep(args[0], [args[1]])
-        return builder.gep(context.make_array(array)(context, builder, args[0]).data, [args[1]])
+        return pointer_at(context, builder, array, *args)
 
     return types.CPointer(array.dtype)(array, types.int64), codegen
 
@@ -261,24 +260,6 @@ def move(typing: Any, pointer: Any, count: Any) -> Any:
         return builder.gep(args[0], [args[1]])
 
     return pointer(pointer, types.int64), codegen
-
-
-@intrinsic
-def copy_row(typing: Any, target: Any, source: Any) -> Any:
-    """Copy PANEL_BYTES from one pointer to another."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        size = source.dtype.bitwidth // 8
-        lanes = REGISTER_BYTES // size
-        vector = ir.VectorType(_element(source.dtype), lanes)
-        for offset in range(0, PANEL_BYTES // size, lanes):
-            to, from_ = (builder.gep(pointer, [_LONG(offset)]) for pointer in args)
-            value = builder.load(builder.bitcast(from_, vector.as_pointer()))
-            value.align = size
-            builder.store(value, builder.bitcast(to, vector.as_pointer())).align = size
-        return context.get_dummy_value()
-
-    return types.void(target, source), codegen
 
 
 @intrinsic
@@ -350,8 +331,3 @@ if JIT_OFF:
     def zero_of(pointer: Any) -> Any:
         """Zero, of the dtype that a pointer points to."""
         return pointer.dtype.type(0)
-
-    def copy_row(target: Any, source: Any) -> None:
-        """Copy PANEL_BYTES from one pointer to another."""
-        n = PANEL_BYTES // source.itemsize
-        target[:n] = source[:n]
