@@ -6,8 +6,8 @@ outside.  A kernel finds their addresses in slots of memory whose symbols LLVM k
 works for kernels from the disk cache, too.  `prepare` fills the slots that a kernel needs, and comes
 before the kernel runs.  A kernel that finds an empty slot raises RuntimeError.
 
-The functions take pointers.  A call gives a pointer, or an array and the number of elements before the
-one that is meant; arguments at the end that have a default may be missing.
+The functions take pointers.  A call gives pointers, or for each an array and the number of elements
+before the one that is meant; arguments at the end that have a default may be missing.
 """
 
 from __future__ import annotations
