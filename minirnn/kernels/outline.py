@@ -29,9 +29,9 @@ _DTYPES = {"float32": types.float32, "float64": types.float64}
 class _Outlined:
     """A function, and for each dtype the slot that holds its address."""
 
-    def __init__(self, function: Any, arguments: str, returns: bool, label: str, used_by: str) -> None:
+    def __init__(self, function: Any, arguments: str, returns: bool, label: str, used_by: str, at_once: bool) -> None:
         self.function, self.label, self.slots, self.used_by = function, label, {}, used_by
-        self.returns = returns
+        self.returns, self.at_once = returns, at_once
         self.arguments = arguments
         for name in _DTYPES:
             slot = self.slots[name] = ctypes.c_void_p()
@@ -61,27 +61,31 @@ def prepare(dtype: Any, used: Collection[str]) -> None:
             each.prepare(np.dtype(dtype).name)
 
 
-def outlined(arguments: str, label: str, used_by: str, returns: bool = False) -> Callable[..., Any]:
+def outlined(
+    arguments: str, label: str, used_by: str, returns: bool = False, at_once: bool = True
+) -> Callable[..., Any]:
     """A decorator: compile the function alone, and let kernels call it through its address.
 
     arguments: a letter for each, p pointer, i int64, b bool; the pointers' dtype is the function's.
     label: what a line on a first compilation says.  used_by: the library function that kernels call.
-    returns: whether it returns a number of that dtype.
+    returns: whether it returns a number of that dtype.  at_once: whether it is made ready when a kernel
+    that calls it is compiled, and not only by `prepare`.
     """
 
     def decorate(function: Any) -> Any:
         compiled = library_function(function)
         if build.JIT_OFF:
             return compiled
-        entry = _Outlined(compiled, arguments, returns, label, used_by)
+        entry = _Outlined(compiled, arguments, returns, label, used_by, at_once)
         _outlined.append(entry)
 
         @intrinsic
         def call(typing: Any, *given: Any) -> Any:
-            dtype = given[0].dtype.name
-            signature = entry.types(dtype)
-            result = given[0].dtype if returns else types.none
-            entry.prepare(dtype)
+            number = given[arguments.index("p")].dtype
+            dtype, signature = number.name, entry.types(number.name)
+            result = number if returns else types.none
+            if entry.at_once:
+                entry.prepare(dtype)
 
             def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
                 kind = context.call_conv.get_function_type(result, signature)

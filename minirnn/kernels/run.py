@@ -22,7 +22,7 @@ from ..errors import EngineError, EngineFallbackWarning, ShapeError
 from ..stepgraph import interpret
 from ..stepgraph.graph import StepGraph
 from ..stepgraph.provenance import source_line
-from . import build, outline, threads
+from . import build, outline, teamwork, threads
 from .arrays import forward_of
 from .build import library_function
 from .contract import aligned_empty, pack, packed_size
@@ -147,6 +147,7 @@ class Kernel:
         self.function = _compiled(text, graph, _signature(self.arrays))
         self.batch = 1 if lowering.batch is None else lowering.batch
         self.cost = _cost(lowering) * self.batch if _shareable(lowering) else 0.0
+        self.help = teamwork.wanted(lowering, self.batch, self.cost > 0)
         self.passed = [size for key, (_, size) in text.sizes.items() if key[0] != "of"]
         self._layouts: dict[int, _Layout] = {}
         self._ready: _Ready | None = None
@@ -264,7 +265,11 @@ class Kernel:
         status = np.zeros(2, np.int64) if self.lowering.checked else _NO_STATUS
         begin, direction = (length - 1, -1) if reverse else (0, 1)
         worth = self.cost * length
-        if worth < 2 * _WORTH_A_THREAD or self.batch < 2:
+        if self.help is not None and length >= self.help.steps and teamwork.at_hand():
+            teamwork.run(
+                lambda team: self._rows(arguments, self.batch, length, begin, direction, status, team), self.help
+            )
+        elif worth < 2 * _WORTH_A_THREAD or self.batch < 2:
             self._rows(arguments, self.batch, length, begin, direction, status)
         else:
             self._share(arguments, int(worth / _WORTH_A_THREAD), length, begin, direction, status)
@@ -309,7 +314,9 @@ class Kernel:
         call.arrays = arguments  # which the addresses are of
         return call, [arguments[number] for number in self.ys]
 
-    def _rows(self, arguments: list[Any], rows: int, length: int, begin: int, direction: int, status: Any) -> None:
+    def _rows(
+        self, arguments: list[Any], rows: int, length: int, begin: int, direction: int, status: Any, team: int = 0
+    ) -> None:
         """One call of the compiled kernel."""
         layout = self._layouts.get(rows) or self._layout(rows)
         try:
@@ -318,7 +325,7 @@ class Kernel:
             scratch = [aligned_empty(size, dtype) for _, size, dtype in layout.needs]
         for (number, _, _), array in zip(layout.needs, scratch, strict=True):
             arguments[number] = array
-        self.function(length, begin, direction, layout.block, rows, layout.sizes, status, *arguments)
+        self.function(length, begin, direction, layout.block, rows, team, layout.sizes, status, *arguments)
         layout.scratch.append(scratch)
 
     def _share(self, arguments: list[Any], pieces: int, length: int, begin: int, direction: int, status: Any) -> None:
@@ -444,7 +451,7 @@ def _imports(text: Text) -> str:
 
 def _signature(arrays: list[Array]) -> str:
     """The types of a kernel's arguments, as Numba writes them."""
-    parts = ["int64"] * 5 + ["int64[::1]"] * 2
+    parts = ["int64"] * 6 + ["int64[::1]"] * 2
     for a in arrays:
         dtype = "boolean" if a.dtype == bool else str(a.dtype)
         layout = "A" if a.role in ("x", "y", "stack") else "C"

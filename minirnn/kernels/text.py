@@ -213,9 +213,9 @@ _ARRAY_WORDS = {
 _UNUSUAL = {"inf": "inf", "-inf": "-inf", "nan": "nan"}
 # Names that the printing itself uses, or functions that a kernel may import.
 RESERVED = frozenset(
-    "length begin direction block rows sizes status steps done s t k m total part first entry addresses load store "
-    "load_apart store_apart element put select fma sqrt absolute maximum minimum LANES inf nan product range min max "
-    "sum_chain max_chain argmax_chain sum_columns max_columns".split()
+    "length begin direction block rows team sizes status steps done s t k m total part first entry addresses load "
+    "store load_apart store_apart element put select fma sqrt absolute maximum minimum LANES inf nan product range "
+    "min max sum_chain max_chain argmax_chain sum_columns max_columns".split()
 )
 _LIKE_OURS = re.compile(r"(i\d+|i_\w|at\d+|as_\w+|\w+_f(32|64))")
 
