@@ -83,7 +83,7 @@ def _print_product(text: Text, p: Product) -> None:
         text.name(p.a.array), text.affine(a), text.coefficient(p.a_row), text.coefficient(p.a_step),
         text.name(p.panels.array), text.affine(p.panels.offset),
         text.name(p.out.array), text.affine(out), text.coefficient(p.out_row),
-        rows, text.coefficient(p.inner), text.coefficient(p.columns), "0" if p.merged else "s",
+        rows, text.coefficient(p.inner), text.coefficient(p.columns), "0" if p.merged else "s", "team",
     ]  # fmt: skip
     text.line(f"product({', '.join(arguments)})", p.node)
     text.depth -= opened
@@ -206,8 +206,9 @@ def kernel_text(lowering: Lowering, name: str, explained: bool = False, bound: b
     """The printed kernel: runs `length` steps of `rows` rows, in blocks of `block` steps.
 
     `begin` and `direction` say which time step is the first and where to go from there, `order` which rows
-    of what goes over time.  A `bound` kernel runs one step of all rows from and to fixed addresses, so that
-    a call hands over next to nothing: the carry's two places are where the caller has it.
+    of what goes over time, `team` who helps with products.  A `bound` kernel runs one step of all rows from
+    and to fixed addresses, so that a call hands over next to nothing: the carry's two places are where the
+    caller has it.
     """
     text = Text(lowering, explained, in_order=bound)
     text.depth = 1
@@ -237,7 +238,7 @@ def kernel_text(lowering: Lowering, name: str, explained: bool = False, bound: b
         _print_time_sums(text, lowering)
     body, text.lines, text.depth = text.lines, [], 1
     if bound:
-        text.line("length, begin, direction, block, rows = 1, 0, 1, 1, sizes[0]")
+        text.line("length, begin, direction, block, rows, team = 1, 0, 1, 1, sizes[0], 0")
         for k, array in enumerate(lowering.arrays.values()):
             if array.role not in ("carry", "final"):
                 text.line(f"{text.name(array)} = {array.dtype}_at(addresses[{k}])")
@@ -248,7 +249,18 @@ def kernel_text(lowering: Lowering, name: str, explained: bool = False, bound: b
     for key, (given, _) in text.sizes.items():
         text.line(f"{given} = {_where_from(key, text, lowering)}")
     arguments = ", ".join(
-        ["length", "begin", "direction", "block", "rows", "order", "sizes", "status", *_arguments(text, lowering)]
+        [
+            "length",
+            "begin",
+            "direction",
+            "block",
+            "rows",
+            "team",
+            "order",
+            "sizes",
+            "status",
+            *_arguments(text, lowering),
+        ]
     )
     text.lines = [f"def {name}({arguments}):", *text.lines, *body]
     return text

@@ -36,7 +36,8 @@ _DTYPES = {"float32": types.float32, "float64": types.float64}
 class _Outlined:
     """A function, and for each dtype the slot that holds its address."""
 
-    for_one: tuple[int, _Outlined] | None = None  # where this argument is 1, the other function is called
+    # Where an argument compares so to a number, another function of the same arguments is called.
+    instead: tuple[tuple[int, str, int, str], ...] = ()
     uses: tuple[_Outlined, ...] = ()  # what it calls
 
     def __init__(self, function: Any, arguments: str, label: str) -> None:
@@ -86,14 +87,14 @@ def _sorted_out(arguments: str, given: Any) -> list[Any]:
 
 
 def outlined(
-    arguments: str, label: str, returns: bool = False, for_one: tuple[str, Any] | None = None, uses: Any = ()
+    arguments: str, label: str, returns: bool = False, instead: Any = (), uses: Any = ()
 ) -> Callable[..., Any]:
     """A decorator: compile the function alone, and let kernels call it through its address.
 
     arguments: a letter for each, p pointer, i int64, b bool; the pointers' dtype is the function's.
     label: what a line on a first compilation says.  returns: whether it returns a number of that dtype.
-    for_one: an argument's name, and the outlined function of the same arguments to call where it is 1.
-    uses: the outlined functions that it calls.
+    instead: ("rows", "==", 1, other), say, calls the other outlined function where `rows` is 1; of several that
+    hold the last counts.  uses: the outlined functions that have to be ready before it is called.
     """
 
     def decorate(function: Any) -> Any:
@@ -104,9 +105,8 @@ def outlined(
         _outlined.append(entry)
         parameters = inspect.signature(function).parameters
         entry.uses = tuple(_named(other.__name__) for other in uses)
-        if for_one is not None:
-            entry.for_one = list(parameters).index(for_one[0]), _named(for_one[1].__name__)
-            entry.uses += entry.for_one[1:]
+        places = list(parameters)
+        entry.instead = tuple((places.index(name), how, n, other.__name__) for name, how, n, other in instead)
         defaults = [parameter.default for parameter in parameters.values()]
 
         def call(typing: Any, *given: Any) -> Any:
@@ -123,12 +123,16 @@ def outlined(
                         values[i] = pointer_at(context, builder, kind[0], *values[i])
                 for kind, default in list(zip(signature, defaults, strict=True))[len(values) :]:
                     values.append(context.get_constant(kind, default))
-                target = _target(context, builder, entry.symbol(dtype.name), result, signature)
-                if entry.for_one is not None:
-                    place, other = entry.for_one
-                    is_one = builder.icmp_signed("==", values[place], values[place].type(1))
-                    for_one = _target(context, builder, other.symbol(dtype.name), result, signature)
-                    target = builder.select(is_one, for_one, target)
+                kind = context.call_conv.get_function_type(result, signature)
+                target = _in_slot(builder, entry.symbol(dtype.name), kind)
+                for place, how, number, other in entry.instead:
+                    holds = builder.icmp_signed(how, values[place], values[place].type(number))
+                    in_place = _in_slot(builder, _named(other).symbol(dtype.name), kind)
+                    target = builder.select(holds, in_place, target)
+                with cgutils.if_unlikely(builder, cgutils.is_null(builder, target)):
+                    context.call_conv.return_user_exc(
+                        builder, RuntimeError, (f"{function.__name__}: call prepare first",)
+                    )
                 status, value = context.call_conv.call_function(builder, target, result, signature, values)
                 with cgutils.if_unlikely(builder, status.is_error):
                     context.call_conv.return_status_propagate(builder, status)
@@ -156,11 +160,7 @@ def _plain(function: Any, arguments: str) -> Any:
     return call
 
 
-def _target(context: Any, builder: Any, name: str, result: Any, signature: Any) -> Any:
+def _in_slot(builder: Any, name: str, kind: Any) -> Any:
     """The address that a slot holds."""
-    kind = context.call_conv.get_function_type(result, signature)
     slot = builder.module.globals.get(name) or cgutils.add_global_variable(builder.module, kind.as_pointer(), name)
-    target = builder.load(slot)
-    with cgutils.if_unlikely(builder, cgutils.is_null(builder, target)):
-        context.call_conv.return_user_exc(builder, RuntimeError, (f"{name} is missing: call prepare first",))
-    return target
+    return builder.load(slot)

@@ -24,7 +24,7 @@ from ..errors import EngineError, EngineFallbackWarning, ShapeError
 from ..stepgraph import interpret
 from ..stepgraph.graph import StepGraph
 from ..stepgraph.provenance import source_line
-from . import build, matmul, outline, threads, timesums
+from . import build, matmul, outline, teamwork, threads, timesums
 from .arrays import forward_of
 from .contract import aligned_empty
 from .emit import kernel_text, place_key
@@ -158,6 +158,7 @@ class Kernel:
         self.cost = _cost(lowering) * self.batch if _shareable(lowering) else 0.0
         # With more steps than that, sums over time are shared out to threads.
         self.most_summed = min([_most_steps(each, self.batch) for each in lowering.time_sums], default=0)
+        self.help = teamwork.wanted(lowering, self.batch, self.cost > 0)
         self.passed = [size for key, (_, size) in text.sizes.items() if key[0] != "of"]
         self._layouts: dict[int, _Layout] = {}
         self._ready: _Ready | None = None
@@ -361,7 +362,10 @@ class Kernel:
     def _run(self, parts: list[Share], arguments: list[Any], length: int, direction: int, status: Any) -> None:
         """All shares of the rows, on as many threads as there are."""
         if len(parts) == 1 and parts[0].end - parts[0].begin == length:
-            self._rows(parts[0], arguments, direction, status)
+            if self.help is not None and length >= self.help.steps and teamwork.at_hand():
+                teamwork.run(functools.partial(self._rows, parts[0], arguments, direction, status), self.help)
+            else:
+                self._rows(parts[0], arguments, direction, status)
             return
 
         def run_part(share: Share) -> None:
@@ -378,7 +382,7 @@ class Kernel:
 
         threads.run(run_part, [(share,) for share in parts])
 
-    def _rows(self, share: Share, arguments: list[Any], direction: int, status: Any) -> None:
+    def _rows(self, share: Share, arguments: list[Any], direction: int, status: Any, team: int = 0) -> None:
         """One call of the compiled kernel."""
         _, order, first, end = share
         rows, begin = len(order), first if direction > 0 else end - 1
@@ -389,7 +393,7 @@ class Kernel:
             scratch = [aligned_empty(size, dtype) for _, size, dtype in layout.needs]
         for (number, _, _), array in zip(layout.needs, scratch, strict=True):
             arguments[number] = array
-        self.function(end - first, begin, direction, layout.block, rows, order, layout.sizes, status, *arguments)
+        self.function(end - first, begin, direction, layout.block, rows, team, order, layout.sizes, status, *arguments)
         layout.scratch.append(scratch)
 
     # random numbers, ys and sums ---------------------------------------------------------------------
@@ -472,7 +476,7 @@ def _imports(text: Text) -> str:
 
 def _signature(arrays: list[Array]) -> str:
     """The types of a kernel's arguments, as Numba writes them."""
-    parts = ["int64"] * 5 + ["int64[::1]"] * 3
+    parts = ["int64"] * 6 + ["int64[::1]"] * 3
     for a in arrays:
         dtype = "boolean" if a.dtype == bool else str(a.dtype)
         layout = "A" if a.role in ("x", "y", "stack") else "C"

@@ -239,7 +239,7 @@ _ARRAY_WORDS = {
 _UNUSUAL = {"inf": "inf", "-inf": "-inf", "nan": "nan"}
 # Names that the printing itself uses, or functions that a kernel may import.
 RESERVED = frozenset(
-    "length begin direction block rows order sizes status steps done s t k m total part first entry addresses "
+    "length begin direction block rows team order sizes status steps done s t k m total part first entry addresses "
     "load store load_apart store_apart element put stride select fma sqrt absolute maximum minimum LANES inf nan "
     "product range min max sum_of_products sum_chain max_chain argmax_chain sum_columns max_columns".split()
 )

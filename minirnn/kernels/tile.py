@@ -69,6 +69,13 @@ def _splat(builder: Any, vector: Any, scalar: Any) -> Any:
     return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), zeros)
 
 
+def _prefetch(builder: Any, pointer: Any) -> None:
+    place, short = builder.bitcast(pointer, ir.IntType(8).as_pointer()), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [place.type, short, short, short])
+    prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(prefetch, [place, short(0), short(3), short(1)])  # to read; into all caches; it is data
+
+
 class _Tile:
     """Emits one shape: `rows` x (`panels` panels of `vectors` registers each)."""
 
@@ -107,6 +114,8 @@ class _Tile:
         chains = [[builder.phi(self.vector) for _ in self.columns] for _ in starts]
         (k, _), (a_place, _), (place, _) = counters
         right = []
+        if self.panels == 1:
+            _prefetch(builder, builder.gep(panel, [builder.add(place, apart)]))
         for number in range(self.panels):
             start = builder.gep(panel, [place])
             right += [self.load(p) for p in self.vectors_at(start, self.inside)]
@@ -187,8 +196,9 @@ def tile(rows: int, width: int, panels: int = 1) -> Any:
     """The tile of `rows` rows and `width` bytes of each of `panels` panels, as a function for kernels.
 
     It is called with the pointers and strides of `a` (rows x inner), the panel and the distance to the
-    next one, the pointer and row stride of `out`, the number of products, how many columns `out` has
-    from here on, and whether these are the first products of its sums.
+    next one (a tile of one panel asks the cache for a line at that distance with every row), the pointer
+    and row stride of `out`, the number of products, how many columns `out` has from here on, and whether
+    these are the first products of its sums.
     """
     if JIT_OFF:
         return _plain_tile(rows, width, panels)

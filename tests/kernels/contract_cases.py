@@ -89,7 +89,7 @@ def _product(
     out_at: int, out_row: int, rows: int, inner: int, columns: int, turn: int,
 ) -> None:  # fmt: skip
     contract.pack(b, b_at, b_row, b_column, inner, columns, panels, 16)
-    contract.product(a, a_at, a_row, a_step, panels, 16, out, out_at, out_row, rows, inner, columns, turn)
+    contract.product(a, a_at, a_row, a_step, panels, 16, out, out_at, out_row, rows, inner, columns, turn, 0)
 
 
 def product(a: Any, b: Any, turned: tuple[bool, bool] = (False, False), gap: int = 0, turn: int = 0) -> Any:
