@@ -152,7 +152,7 @@ def scan_source(
     """
     if engine != "cpu":
         raise ArgumentError("scan_source: engine", got=repr(engine), expected='"cpu"')
-    source: str = kernels().source(step_graph(step, init, xs, pass_))
+    source: str = kernels().printed.source(step_graph(step, init, xs, pass_))
     return source
 
 

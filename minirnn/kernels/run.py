@@ -17,44 +17,25 @@ import numpy as np
 from numpy import empty
 
 from .. import config
-from ..autodiff import contraction, trees
-from ..autodiff.primitive import ROWS
-from ..autodiff.tensor import Tensor
+from ..autodiff import trees
 from ..errors import EngineError, EngineFallbackWarning, ShapeError
 from ..stepgraph import interpret
 from ..stepgraph.graph import StepGraph
 from ..stepgraph.provenance import source_line
-from . import build, matmul, outline, teamwork, threads, timesums
+from . import build, matmul, outline, printed, teamwork, threads, timesums
 from .arrays import forward_of
 from .contract import aligned_empty
 from .emit import kernel_text, place_key
 from .heavy import lower
-from .lower import DTYPES, Lowering
 from .panels import packed
 from .program import ROWS_KEY, Array, Inexpressible
-from .shares import Share, by_length, even
+from .shares import Share, by_length, can_share, cost_of_a_row, even
 from .sums import Sums
-from .text import MAPS, Text
 
 # Scratch memory of a block of time steps: what fits the second cache beside the weights.
 _BLOCK_BYTES = 1 << 20
 # Below this many nanoseconds of work a second thread costs more than it brings.
 _WORTH_A_THREAD = 100_000.0
-_LANES_MODULE = (
-    "load store load_apart store_apart element put stride select fma sqrt absolute maximum minimum LANES".split()
-)
-_CONVERSIONS = [f"as_{dtype}" for dtype in DTYPES]
-
-
-# What a printed kernel says of its arguments.
-_ROLES = {
-    "x": "read at every step",
-    "y": "written at every step",
-    "stack": "written at every step, for the sums over time",
-    "constant": "the same at every step",
-    "panels": "the same at every step, packed",
-    "sum": "summed over time",
-}
 
 
 def run(graph: StepGraph, arrays: list[Any], length: int, reverse: bool) -> list[np.ndarray]:
@@ -99,30 +80,6 @@ def bind(graph: StepGraph, arrays: list[Any], final: list[Any]) -> tuple[Callabl
     return None if kernel is None else kernel.bind(arrays, final)
 
 
-def source(graph: StepGraph) -> str:
-    """The printed kernel of a graph, with the names and the lines of the user's step."""
-    lowering = lower(graph)
-    text = kernel_text(lowering, "step_loop", explained=True)
-    return "\n".join([*_summary(lowering, text), *text.lines]) + "\n"
-
-
-def _summary(lowering: Lowering, text: Text) -> list[str]:
-    """What the kernel is given and what is computed around it, as comments."""
-    names = lowering.names
-    lines = []
-    for array, t in lowering.sources.items():
-        if array.role in _ROLES:
-            word = _ROLES[array.role]
-            shape = ", ".join(map(str, t.shape))
-            lines.append(f"# {text.name(array)}: {names.get(id(t), '?')} ({shape}) {t.dtype}, {word}")
-    for node in lowering.summed:
-        operands = ", ".join(names[id(x)] if isinstance(x, Tensor) else repr(x) for x in node.inputs)
-        lines.append(
-            f"# afterwards, over all time steps: {names[id(node.outputs[0])]} = {node.primitive.name}({operands})"
-        )
-    return lines
-
-
 class _Ready(NamedTuple):
     """What does not change over time, for one set of closed-over arrays."""
 
@@ -150,12 +107,12 @@ class Kernel:
         self.arrays = list(lowering.arrays.values())
         for dtype in {str(a.dtype) for a in self.arrays if a.dtype.kind == "f"}:
             outline.prepare(dtype, text.used)
-        self.function = _compiled(text, graph, _signature(self.arrays))
+        self.function = printed.compiled(text, graph, printed.signature(self.arrays))
         self.batch = 1 if lowering.batch is None else lowering.batch
         self.all_rows = np.arange(self.batch)
         # The place of the mask, whose masked steps can be left out.
         self.guard = next((len(graph.carry_in) + k for k, t in enumerate(graph.xs) if t is graph.guard), None)
-        self.cost = _cost(lowering) * self.batch if _shareable(lowering) else 0.0
+        self.cost = cost_of_a_row(lowering) * self.batch if can_share(lowering) else 0.0
         # With more steps than that, sums over time are shared out to threads.
         self.most_summed = min([_most_steps(each, self.batch) for each in lowering.time_sums], default=0)
         self.help = teamwork.wanted(lowering, self.batch, self.cost > 0)
@@ -332,7 +289,7 @@ class Kernel:
             arguments[number] = work[dtype] = aligned_empty(size, dtype)
         text = kernel_text(self.lowering, "bound_step", bound=True)
         if self._bound is None:
-            self._bound = _compiled(text, graph, "void(int64[::1], int64[::1])")
+            self._bound = printed.compiled(text, graph, "void(int64[::1], int64[::1])")
         places = {array.name: number for number, array in enumerate(self.arrays)}
         passed = dict(zip([size.key for size in self.passed], layout.sizes, strict=True))
         for (now, _), *carry in zip(self.lowering.swaps, arrays, final, strict=False):
@@ -448,72 +405,7 @@ def _fitting(x: Any, inner: tuple[int, ...] | None) -> Any:
     return x if inner is not None and x.strides[2:] == inner and x.flags.aligned else np.require(x, None, ["C", "A"])
 
 
-def _compiled(text: Text, graph: StepGraph, signature: str) -> Callable[..., None]:
-    """The compiled function of a printed kernel."""
-    name = text.lines[0].partition(" ")[2].partition("(")[0]
-    module = _imports(text) + "\n\n@kernel\n" + "\n".join(text.lines) + "\n"
-    label = f"a step of {len(graph.nodes)} operations"
-    return build.compiled(module, name, label=label, signature=signature)
-
-
-def _imports(text: Text) -> str:
-    """The lines that bring in what a printed kernel uses."""
-    body = "\n".join(text.lines)
-    lanes = [name for name in [*_LANES_MODULE, *_CONVERSIONS] if f"{name}(" in body or name == "LANES"]
-    lines = [f"from minirnn.kernels.lanes import {', '.join(lanes)}"]
-    contract = sorted(n for n in text.used if not n.endswith(("_f32", "_f64")))
-    elementary = sorted(n for n in text.used if n.endswith(("_f32", "_f64")))
-    if pointers := [f"{dtype}_at" for dtype in DTYPES if f"{dtype}_at(" in body]:
-        lines.append(f"from minirnn.kernels.pointers import {', '.join(pointers)}")
-    if contract:
-        lines.append(f"from minirnn.kernels.contract import {', '.join(contract)}")
-    if elementary:
-        lines.append(f"from minirnn.kernels.elementary import {', '.join(elementary)}")
-    if "inf" in body or "nan" in body:
-        lines.append("from math import inf, nan")
-    return "\n".join(lines)
-
-
-def _signature(arrays: list[Array]) -> str:
-    """The types of a kernel's arguments, as Numba writes them."""
-    parts = ["int64"] * 6 + ["int64[::1]"] * 3
-    for a in arrays:
-        dtype = "boolean" if a.dtype == bool else str(a.dtype)
-        layout = "A" if a.role in ("x", "y", "stack") else "C"
-        rank = a.rank if a.role != "panels" else a.rank
-        readonly = "" if a.written else ", True"
-        parts.append(f"Array({dtype}, {rank}, '{layout}'{readonly})" if rank else f"Array({dtype}, 0, 'C'{readonly})")
-    return f"void({', '.join(parts)})"
-
-
-def _shareable(lowering: Lowering) -> bool:
-    """Whether rows can be shared out: every value follows the rows, and rows stand on no other axis."""
-    made = [o for nodes in lowering.in_section.values() for n in nodes for o in n.outputs]
-    rows = all(lowering.classes[id(t)] == ROWS for t in [*made, *lowering.graph.carry_in])
-    sizes = [lowering.dims.sizes(t) for t in [*made, *lowering.graph.inputs]]
-    return rows and lowering.rows_stay and not any(size.key == ROWS_KEY for s in sizes for size in s[1:])
-
-
 def _most_steps(each: timesums.TimeSum, batch: int) -> int:
     """For how many steps a sum over time is not worth a second thread."""
     worth = matmul._ADDITIONS_WORTH_THREADS if each.left is None else matmul._PRODUCTS_WORTH_THREADS
     return (worth - 1) // max(batch * each.products, 1)
-
-
-def _cost(lowering: Lowering) -> float:
-    """About how many nanoseconds one row of one step takes."""
-    cost = 0.0
-    for nodes in lowering.in_section.values():
-        for node in nodes:
-            elements = sum(o.size for o in node.outputs) / max(lowering.batch or 1, 1)
-            if node.primitive.form == "contract":
-                a, b, out = contraction.parse(node.params["spec"])
-                sizes = dict(zip(a + b, node.inputs[0].shape + node.inputs[1].shape, strict=True))
-                summed = contraction.summed_letters(node.params["spec"])
-                cost += elements * float(np.prod([sizes[c] for c in summed])) / 40
-            else:
-                cost += elements * 0.1 * (1 if node.primitive.name in MAPS else 5)
-    return cost
-
-
-__all__ = ["Inexpressible", "Kernel", "kernel_of", "run", "source"]

@@ -12,6 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..autodiff import contraction
+from ..autodiff.primitive import ROWS
+from .lower import Lowering
+from .program import ROWS_KEY
+from .text import MAPS
+
 # A product of so many rows takes about as long for each row as one of more.
 _ROWS = 4
 # For each thread; more of them would fit the lengths a little better, and each call costs 20 us.
@@ -64,3 +70,27 @@ def by_length(valid: np.ndarray, threads: int) -> list[Share] | None:
     if sum(len(s.order) * (s.end - s.begin) for s in shares) > (1 - _WORTH_LEAVING_OUT) * length * batch:
         return None
     return sorted(shares, key=lambda s: len(s.order) * (s.begin - s.end))
+
+
+def can_share(lowering: Lowering) -> bool:
+    """Whether rows can be shared out: every value follows the rows, and rows stand on no other axis."""
+    made = [o for nodes in lowering.in_section.values() for n in nodes for o in n.outputs]
+    rows = all(lowering.classes[id(t)] == ROWS for t in [*made, *lowering.graph.carry_in])
+    sizes = [lowering.dims.sizes(t) for t in [*made, *lowering.graph.inputs]]
+    return rows and lowering.rows_stay and not any(size.key == ROWS_KEY for s in sizes for size in s[1:])
+
+
+def cost_of_a_row(lowering: Lowering) -> float:
+    """About how many nanoseconds one row of one step takes."""
+    cost = 0.0
+    for nodes in lowering.in_section.values():
+        for node in nodes:
+            elements = sum(o.size for o in node.outputs) / max(lowering.batch or 1, 1)
+            if node.primitive.form == "contract":
+                a, b, out = contraction.parse(node.params["spec"])
+                sizes = dict(zip(a + b, node.inputs[0].shape + node.inputs[1].shape, strict=True))
+                summed = contraction.summed_letters(node.params["spec"])
+                cost += elements * float(np.prod([sizes[c] for c in summed])) / 40
+            else:
+                cost += elements * 0.1 * (1 if node.primitive.name in MAPS else 5)
+    return cost

@@ -15,8 +15,8 @@ import pytest
 from minirnn import RecurrentContainer, ops
 from minirnn.kernels import contract, elementary, lanes
 from minirnn.kernels.heavy import lower
+from minirnn.kernels.printed import source
 from minirnn.kernels.program import Call, Nest, Write
-from minirnn.kernels.run import source
 from minirnn.layers import Concatenate, Dense, Input
 from minirnn.scan import step_graph
 from tests.stepgraph.steps import EXAMPLES, numbers
