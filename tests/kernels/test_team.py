@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from minirnn import config, ops
 from minirnn.kernels import build, contract, rates, teamwork, threads
 from minirnn.kernels.build import library_function
 from minirnn.kernels.heavy import lower
+from minirnn.stepgraph import trace
 from tests.stepgraph.steps import numbers
 from tests.stepgraph.test_graph import graph_of
 
@@ -43,7 +45,9 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     monkeypatch.setattr(teamwork, "_WORTH_A_TEAM", 1)
     monkeypatch.setattr(config, "usable_cores", lambda: 8)
     monkeypatch.setattr(teamwork, "run", lambda kernel, wish: (seen.append(wish), run(kernel, wish)))
-    monkeypatch.setattr(cases, "layer", cases.layer.__wrapped__)  # with kernels of their own
+    # With layers and kernels of their own.
+    monkeypatch.setattr(cases, "layer", cases.layer.__wrapped__)
+    monkeypatch.setattr(trace, "_cache", OrderedDict())
     with mr.engine("cpu"):
         yield seen
 
