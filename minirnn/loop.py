@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Callable
+from itertools import repeat
+from operator import is_not
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import config
-from .autodiff import ops
+from .autodiff import ops, structure, trees
 from .autodiff.primitive import MIXED, SHARED, Primitive
-from .autodiff.tensor import Tensor, active_recorders, apply, current_trace, is_recorded, wrap
+from .autodiff.tensor import (
+    Tensor,
+    active_recorders,
+    apply,
+    current_trace,
+    is_recorded,
+    is_recording,
+    record,
+    resolve,
+    wrap,
+)
 from .stepgraph import interpret
 from .stepgraph.adjoint import adjoint, is_float, linearize
 from .stepgraph.graph import StepGraph
@@ -37,26 +50,36 @@ def kernels() -> Any:
     return importlib.import_module(".kernels.run", __package__)
 
 
-def run_graph(graph: StepGraph, operands: list[Any], length: int, reverse: bool, engine: str) -> tuple[Tensor, ...]:
+def run_graph(
+    graph: StepGraph, operands: list[Any], length: int, reverse: bool, engine: str, batch_first: bool = False
+) -> tuple[Tensor, ...]:
     """Apply a step graph over time as one node; while something records, also stack its residuals.
 
     operands: initial carry, xs and closed-over inputs.  Arrays among them are not copied unless something
-    records them or a result looks at one.
+    records them or a result looks at one.  `batch_first` ys are (B, T, ...).
     """
     recorders, trace = active_recorders()
     is_kept = bool(recorders) and is_recorded(operands)
-    if not is_kept and trace is None:
-        return _run_unrecorded(graph, operands, length, reverse, engine)
     chosen = linearize(graph) if is_kept else graph
-    outputs: tuple[Tensor, ...] = apply(_scan, *operands, graph=chosen, length=length, reverse=reverse, engine=engine)
+    if is_kept and trace is None:
+        operands = [x if type(x) is Tensor else resolve(x) for x in operands]
+    outputs = None if trace is not None else _run(chosen, operands, length, reverse, engine, batch_first)
+    if outputs is None or is_kept:
+        params = {"graph": chosen, "length": length, "reverse": reverse, "engine": engine, "batch_first": batch_first}
+        if outputs is None:
+            outputs = apply(_scan, *operands, **params)
+        else:
+            record(_scan, tuple(operands), params, outputs)
+    if not chosen.residuals:
+        return outputs
     first_sum = len(graph.carry_out) + len(graph.ys)
     return outputs[:first_sum] + outputs[len(outputs) - len(graph.sums) :]
 
 
-def _run_unrecorded(
-    graph: StepGraph, operands: list[Any], length: int, reverse: bool, engine: str
-) -> tuple[Tensor, ...]:
-    """As `apply` does it, without a node."""
+def _run(
+    graph: StepGraph, operands: list[Any], length: int, reverse: bool, engine: str, batch_first: bool
+) -> tuple[Tensor, ...] | None:
+    """The outputs, without a node; None for a Tensor of a step that is over, of which `apply` says so."""
     arrays, borrowed = [], []
     first_closed = len(graph.carry_in) + len(graph.xs)
     for place, x in enumerate(operands):
@@ -65,46 +88,75 @@ def _run_unrecorded(
                 borrowed.append(x)
             else:  # engines know closed-over arrays by identity, and this one may change
                 x = np.array(x)
-        elif x.value is None:  # of a step that is over: `apply` says so
-            return apply(_scan, *operands, graph=graph, length=length, reverse=reverse, engine=engine)
         else:
             x = x.value
+            if x is None:
+                return None
         arrays.append(x)
     results = run_forward(graph, arrays, length, reverse, engine)
     if borrowed:
-        results = [np.array(r) if _looks_at(r, borrowed) else r for r in results]
-    return tuple([wrap(r) for r in results])
+        ids = {*map(id, borrowed)}
+        results = [
+            np.array(r) if id(r) in ids or (r.base is not None and _looks_at(r, borrowed)) else r for r in results
+        ]
+    if batch_first:
+        _turn(graph, results)
+    return (*map(wrap, results),)
+
+
+def _ys_of(graph: StepGraph) -> range:
+    """The places of the ys among the outputs, but for the residuals."""
+    return range(len(graph.carry_out), len(graph.carry_out) + len(graph.ys) - graph.residuals)
+
+
+def _turn(graph: StepGraph, results: list[Any]) -> None:
+    """Exchange time and batch of the ys."""
+    for place in _ys_of(graph):
+        results[place] = results[place].swapaxes(0, 1)
+
+
+def swap_time(x: Any) -> Any:
+    """(B, T, ...) as (T, B, ...), and back."""
+    axes = (1, 0, *range(2, len(x.shape)))
+    is_plain = type(x) is Tensor and not is_recording()
+    return wrap(x.value.transpose(axes)) if is_plain else structure.transpose(x, axes)
 
 
 def _looks_at(result: Any, arrays: list[np.ndarray]) -> bool:
-    for x in arrays:
-        if result is x or (result.base is not None and np.may_share_memory(result, x)):
-            return True
-    return False
+    return any(np.may_share_memory(result, x) for x in arrays)
 
 
 # the primitive -----------------------------------------------------------------------------------
 # Operands: initial carry, xs, closed-over inputs.  Outputs: final carry, ys, sums over time.
-def _forward(*arrays: Any, graph: StepGraph, length: int, reverse: bool, engine: str) -> list[Any]:
-    return run_forward(graph, list(arrays), length, reverse, engine)
+def _forward(
+    *arrays: Any, graph: StepGraph, length: int, reverse: bool, engine: str, batch_first: bool
+) -> list[Any]:  # fmt: skip
+    results = run_forward(graph, list(arrays), length, reverse, engine)
+    if batch_first:
+        _turn(graph, results)
+    return results
 
 
 def _shape(primitive: Primitive, operands: Any, params: Any) -> Any:
     graph, length = params["graph"], params["length"]
     carry = [(t.shape, t.dtype) for t in graph.carry_out]
-    return [*carry, *[((length, *t.shape), t.dtype) for t in graph.ys], *[(t.shape, t.dtype) for t in graph.sums]]
+    ys: list[Any] = [((length, *t.shape), t.dtype) for t in graph.ys]
+    for place in _ys_of(graph) if params["batch_first"] else ():
+        (steps, rows, *rest), dtype = ys[place - len(carry)]
+        ys[place - len(carry)] = (rows, steps, *rest), dtype
+    return [*carry, *ys, *[(t.shape, t.dtype) for t in graph.sums]]
 
 
 class _Backward(NamedTuple):
     """The backward of a step graph for certain cotangents.
 
-    `carry` are the outputs whose cotangents it begins with; `reads` are the places of its other operands,
+    `carry` are the outputs whose cotangents it begins with; `reads` picks its other operands,
     and `gives` says which of its results is the cotangent of each input.
     """
 
     graph: StepGraph
     carry: list[int]
-    reads: list[int]  # among the inputs, outputs and cotangents together
+    reads: Callable[[Any], tuple[Any, ...]]  # among the inputs, outputs and cotangents together
     gives: list[int | None]
 
 
@@ -121,13 +173,15 @@ def _backward(graph: StepGraph, has_ct: tuple[bool, ...], needed: tuple[bool, ..
         graph.cache[key] = _Backward(
             adjoint(graph, seeded, flows),
             carry,
-            [
-                *range(carries, first_closed),
-                *range(inputs + first_sum - graph.residuals, inputs + first_sum),
-                *[inputs + outputs + i for i in range(carries, first_sum) if has_ct[i]],
-                *range(first_closed, inputs),
-                *[inputs + outputs + i for i in range(first_sum, outputs) if has_ct[i]],
-            ],
+            trees.picker(
+                [
+                    *range(carries, first_closed),
+                    *range(inputs + first_sum - graph.residuals, inputs + first_sum),
+                    *[inputs + outputs + i for i in range(carries, first_sum) if has_ct[i]],
+                    *range(first_closed, inputs),
+                    *[inputs + outputs + i for i in range(first_sum, outputs) if has_ct[i]],
+                ]
+            ),
             [next(results) if flow else None for flow in flows],
         )
     made: _Backward = graph.cache[key]
@@ -135,13 +189,17 @@ def _backward(graph: StepGraph, has_ct: tuple[bool, ...], needed: tuple[bool, ..
 
 
 def _vjp(
-    cts: Any, outs: Any, *inputs: Any, graph: StepGraph, length: int, reverse: bool, engine: str, needed: Any
-) -> Any:
+    cts: Any, outs: Any, *inputs: Any, graph: StepGraph, length: int, reverse: bool, engine: str, batch_first: bool,
+    needed: Any,
+) -> Any:  # fmt: skip
     """Another scan: the adjoint step over the residuals, in the other direction of time."""
-    plan = _backward(graph, tuple([ct is not None for ct in cts]), needed)
-    values = [*inputs, *outs, *cts]
-    operands = [_zeros(outs[i]) if cts[i] is None else cts[i] for i in plan.carry]
-    operands += [values[i] for i in plan.reads]
+    if batch_first:
+        cts = [*cts]
+        for place in _ys_of(graph):
+            cts[place] = None if cts[place] is None else swap_time(cts[place])
+    plan = _backward(graph, tuple(map(is_not, cts, repeat(None))), needed)
+    operands = [_zeros(outs[place]) if cts[place] is None else cts[place] for place in plan.carry]
+    operands += plan.reads((*inputs, *outs, *cts))
     results = run_graph(plan.graph, operands, length, not reverse, engine)
     return [None if place is None else results[place] for place in plan.gives]
 

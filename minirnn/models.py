@@ -10,7 +10,7 @@ from .autodiff import trees
 from .autodiff.tensor import Tensor
 from .errors import ArgumentError, FormatError, MinirnnError
 from .layers import registry
-from .layers.base import Layer, unique
+from .layers.base import Layer
 from .layers.functional import FunctionGraph, Input, InputLayer, SymbolicTensor, fitted
 from .streaming import Stream
 from .training import checkpoint
@@ -85,7 +85,7 @@ class Model(Trainer, Layer):
         if self.graph is None:
             return self.sublayers
         begin = [x.node for x in self.graph.inputs if isinstance(x.node.layer, InputLayer)]
-        return unique(node.layer for node in sorted([*begin, *self.graph.nodes], key=lambda node: node.number))
+        return trees.unique(node.layer for node in sorted([*begin, *self.graph.nodes], key=lambda node: node.number))
 
     def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
         """The layer of that name, or at that place in `layers`; ArgumentError if there is none."""

@@ -165,7 +165,7 @@ def scan_source(
     """
     if engine != "cpu":
         raise ArgumentError("scan_source: engine", got=repr(engine), expected='"cpu"')
-    source: str = kernels().source(step_graph(step, init, xs, pass_))
+    source: str = kernels().printed.source(step_graph(step, init, xs, pass_))
     return source
 
 
@@ -361,25 +361,29 @@ def _traced(
 
 
 class Rerun:
-    """A scan of a step over one array, to be run again for arrays of the same shapes.
+    """A scan of a step over one array, to be run again for arrays of the same shapes; its ys may be (B, T, ...).
 
     What was checked the first time is not checked again; whether the step is still the same is.
     """
 
-    def __init__(self, step: Callable[[Any, Any], Any], init: Any, xs: Any, reverse: bool) -> None:
-        self.step, self.steps, self.reverse = step, xs.shape[0], reverse
+    def __init__(self, step: Callable[[Any, Any], Any], init: Any, xs: Any, reverse: bool, batch_first: bool) -> None:
+        self.step, self.steps, self.reverse, self.batch_first = step, xs.shape[0], reverse, batch_first
         self.settings, self.engine = current_settings(), config.current_engine()
-        self.trail = trail_of(step, trees.flatten(init), ([xs], trees.LEAF))
+        trail = trail_of(step, trees.flatten(init), ([xs], trees.LEAF))
+        found = trail.follow(step) if trail else None
+        self.found = None if trail is None or found is None else (found[0], trail.sight)
 
     def __call__(self, carry: list[Any], xs: Any) -> Results | None:
         """The leaves of what `scan` returns, and the form of ys; None if `scan` itself has to be called."""
-        found = self.trail.follow(self.step) if self.trail and current_settings() == self.settings else None
-        if found is None:
+        if self.found is None or current_settings() != self.settings:
             return None
-        traced, reachable = found
+        traced, sight = self.found
+        reachable = sight.arrays_of(self.step)
+        if reachable is None:
+            return None
         sequences, closed = _run_inputs(traced, [xs], reachable, self.steps, None)
         operands = [*carry, *sequences, *closed]
-        outputs = run_graph(traced.graph, operands, self.steps, self.reverse, self.engine)
+        outputs = run_graph(traced.graph, operands, self.steps, self.reverse, self.engine, self.batch_first)
         count = len(carry)
         return outputs[:count], outputs[count : count + len(traced.graph.ys)], traced.y_form
 

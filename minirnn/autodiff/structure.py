@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,11 @@ def reshape(x: Any, shape: tuple[int, ...]) -> Any:
 
 
 # transpose ---------------------------------------------------------------------------------------
+@functools.lru_cache(maxsize=1024)
+def _inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(axes.index(i) for i in range(len(axes)))
+
+
 def _transpose_rows(classes: list[str], operands: Any, node: Any) -> str:
     return MIXED if classes[0] == ROWS and node.params["axes"][0] != 0 else classes[0]
 
@@ -54,7 +60,7 @@ def _transpose_rows(classes: list[str], operands: Any, node: Any) -> str:
 _transpose = Primitive(
     "transpose",
     lambda x, axes: x.transpose(axes),
-    lambda ct, out, x, axes: (lambda: transpose(ct, tuple(int(i) for i in np.argsort(axes))),),
+    lambda ct, out, x, axes: (lambda: transpose(ct, _inverse(axes)),),
     shape=lambda primitive, operands, params: (
         tuple(operands[0].shape[a] for a in params["axes"]),
         operands[0].dtype,

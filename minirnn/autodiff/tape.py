@@ -99,7 +99,7 @@ class Tape:
         that is not watched or that the target does not depend on.  May be called again; inside a
         `with` it is itself recorded.  Raises GradientError for a target of integers.
         """
-        targets = trees.flatten(target)[0]
+        targets = [target] if type(target) is Tensor else trees.flatten(target)[0]
         if output_gradients is None:
             given = [None] * len(targets)
         else:
@@ -111,10 +111,12 @@ class Tape:
             if not isinstance(source, Tensor):
                 raise ArgumentError("gradient: a source", got=type(source).__name__, expected="a minirnn.Tensor")
         # Of a source that is not watched only some uses may have been recorded: better None than a part.
-        keys = [id(identity(x)) if self.wants((x,)) else None for x in map(resolve, leaves)]
+        if current_trace() is not None:
+            leaves = [*map(resolve, leaves)]
+        keys = [id(identity(x)) if self.wants((x,)) else None for x in leaves]
         pullback = Pullback(self.nodes, {key for key in keys if key is not None})
         for tensor, ct in zip(targets, given, strict=True):
-            pullback.seed(resolve(tensor if type(tensor) is Tensor else as_tensor(tensor)), ct)
+            pullback.seed(resolve(as_tensor(tensor)), ct)
         # Derivatives of what `where` did not select may be infinite; they are selected away.
         with np.errstate(all="ignore"):
             pullback.replay()
@@ -155,7 +157,7 @@ class Pullback:
         """Go backward through the nodes, from each one's outputs to its inputs."""
         trace, cotangents = current_trace(), self.cotangents
         for node in reversed(self.nodes):
-            cts = [cotangents.get(id(output)) for output in node.outputs]
+            cts = [*map(cotangents.get, map(id, node.outputs))]
             for ct in cts:
                 if ct is not None:
                     if trace is not None:
@@ -167,8 +169,10 @@ class Pullback:
 
     def _pull_through(self, node: Node, cts: list[Tensor | None]) -> None:
         primitive, keys, needed = node.primitive, node.keys, self.needed
-        wanted = tuple([key in needed for key in keys])
-        results = node.pull(cts, needed=wanted) if primitive.selective else node.pull(cts)
+        if primitive.selective:
+            results = node.pull(cts, needed=tuple(map(needed.__contains__, keys)))
+        else:
+            results = node.pull(cts)
         guards: list[Guard | None] | None = None
         selects_again = False
         if self.guards or node.params.get("safe"):
@@ -176,11 +180,12 @@ class Pullback:
             # Zero times an infinite derivative is NaN, so what was zero by selection is selected again.
             selects_again = primitive.form == "map" and primitive.linear != "all" and id(node.outputs[0]) in self.guards
         for place, (key, ct) in enumerate(zip(keys, results, strict=True)):
-            if key not in needed or ct is None:
+            if ct is None or key not in needed:
                 continue
-            ct = ct() if callable(ct) else ct
-            if ct is None:
-                continue
+            if type(ct) is not Tensor:
+                ct = ct()
+                if ct is None:
+                    continue
             if selects_again:
                 ct = PUBLIC["where"](self.guards[id(node.outputs[0])](), ct, 0.0)
             shape = node.inputs[place].shape

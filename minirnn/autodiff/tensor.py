@@ -363,10 +363,13 @@ def resolve(x: Any) -> Any:
     raise ArgumentError("an operation got something that is no array", got=type(x).__name__, expected="an array")
 
 
+_TENSOR = frozenset({Tensor})
+
+
 def apply(primitive: Primitive, *inputs: Any, **params: Any) -> Any:
     """Apply a primitive: compute it (or, in a trace, its shape) and show it to the active recorders."""
     recorders, trace = _ACTIVE.get()
-    operands = tuple([x if trace is None and type(x) is Tensor else resolve(x) for x in inputs])
+    operands = inputs if trace is None and _TENSOR.issuperset(map(type, inputs)) else (*map(resolve, inputs),)
     if primitive.unified is not None:
         operands = _unify(primitive, operands)
     if trace is None:
@@ -375,16 +378,22 @@ def apply(primitive: Primitive, *inputs: Any, **params: Any) -> Any:
         specs = primitive.shape(primitive, operands, params)
         outputs = tuple([abstract(*spec) for spec in (specs if primitive.multiple else (specs,))])
     if recorders:
-        node = Node(primitive, operands, params, outputs)
-        for recorder in recorders:
-            recorder.record(node)
+        record(primitive, operands, params, outputs)
     return outputs if primitive.multiple else outputs[0]
 
 
+def record(primitive: Primitive, operands: tuple[Any, ...], params: Any, outputs: tuple[Tensor, ...]) -> None:
+    """Let the active recorders see what was computed."""
+    node = Node(primitive, operands, params, outputs)
+    for recorder in _ACTIVE.get()[0]:
+        recorder.record(node)
+
+
 def _compute(primitive: Primitive, operands: tuple[Any, ...], params: dict[str, Any]) -> tuple[Tensor, ...]:
-    values = []
+    values, has_complex = [], False
     for x in operands:
         if type(x) is Tensor:
+            has_complex = has_complex or x.dtype.kind == "c"
             x = x.value
             if x is None:
                 raise TraceError(
@@ -393,7 +402,7 @@ def _compute(primitive: Primitive, operands: tuple[Any, ...], params: dict[str, 
                 )
         values.append(x)
     forward = config.array_function(primitive.name)
-    if forward is None or any(x.dtype.kind == "c" for x in values if type(x) is np.ndarray):
+    if forward is None or has_complex:
         forward = primitive.forward
     try:
         results = forward(*values, **params)
@@ -404,7 +413,7 @@ def _compute(primitive: Primitive, operands: tuple[Any, ...], params: dict[str, 
         dtypes = ", ".join(str(x.dtype) if type(x) is Tensor else repr(x) for x in operands)
         kind = DtypeError if isinstance(error, TypeError) else ArgumentError
         raise kind(f"{primitive.name} cannot be computed: {error}", got=f"operands of {dtypes}") from error
-    return tuple([wrap(r) for r in results]) if primitive.multiple else (wrap(results),)
+    return (*map(wrap, results),) if primitive.multiple else (wrap(results),)
 
 
 def _unify(primitive: Primitive, operands: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -50,13 +51,13 @@ def _form(x: Any, leaves: list[Any]) -> Any:
 
 def unflatten(form: Any, leaves: Any) -> Any:
     """The structure of `form` with `leaves` in their places."""
-    return leaves[0] if form == LEAF else _fill(form, iter(leaves))
+    return leaves[0] if form is LEAF else _fill(form, iter(leaves))
 
 
 def _fill(form: Any, leaves: Any) -> Any:
     if form is None:
         return None
-    if form == LEAF:
+    if form is LEAF:
         return next(leaves)
     kind, items = form[0], [next(leaves) if item is LEAF else _fill(item, leaves) for item in form[-1]]
     if kind == "tuple":
@@ -74,6 +75,8 @@ def map(f: Callable[..., Any], structure: Any, *others: Any) -> Any:
     >>> map(lambda a, b: a + b, (1, [2]), (10, [20]))
     (11, [22])
     """
+    if type(structure) in _BARE and not others:
+        return f(structure)
     leaves, form = flatten(structure)
     columns = [leaves]
     for other in others:
@@ -82,6 +85,20 @@ def map(f: Callable[..., Any], structure: Any, *others: Any) -> Any:
             raise ArgumentError("nested structures differ", got=describe(other_form), expected=describe(form))
         columns.append(other_leaves)
     return unflatten(form, [f(*row) for row in zip(*columns, strict=True)])
+
+
+def unique(values: Iterable[Any]) -> list[Any]:
+    """The values in first-seen order, each object once (== of Tensors is elementwise)."""
+    return list({id(x): x for x in values}.values())
+
+
+def picker(places: list[int]) -> Callable[[Any], tuple[Any, ...]]:
+    """A function that picks what stands at some places of a list or tuple.
+
+    >>> picker([2, 0])("abc")
+    ('c', 'a')
+    """
+    return itemgetter(*places) if len(places) > 1 else lambda values: tuple([values[k] for k in places])
 
 
 def same_form(a: Any, b: Any) -> bool:

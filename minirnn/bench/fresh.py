@@ -25,9 +25,11 @@ def run(program: str, wishes: dict[str, Any], **environment: str) -> dict[str, A
     {'twice': 6}
     """
     paths = [_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its byte code
     done = subprocess.run(
         [sys.executable, "-c", program, json.dumps(wishes)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
+        env=env,
         capture_output=True,
         text=True,
     )

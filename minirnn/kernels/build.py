@@ -49,7 +49,8 @@ from . import cache
 JIT_OFF = os.environ.get("NUMBA_DISABLE_JIT", "0").strip() not in ("", "0")
 
 _HEADER = "from minirnn.kernels.build import library_function as kernel\n\n"
-_OPTIONS = {"nogil": True, "error_model": "numpy", "boundscheck": False}
+# Nothing calls a kernel through Numba's C callback: it would only be compiled.
+_OPTIONS = {"nogil": True, "error_model": "numpy", "boundscheck": False, "no_cfunc_wrapper": True}
 _FLAGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "ENABLE_AVX", "BOUNDSCHECK", "DEBUGINFO_DEFAULT")
 _ATTEMPTS = 300  # more than there are library functions
 _LOCK_SECONDS = 60.0

@@ -17,6 +17,7 @@ import numpy as np
 
 from .build import JIT_OFF, library_function
 from .outline import outlined
+from .team import await_share, claim_share, operands_of, post, shares_of
 from .tile import (
     BLOCK,
     MAIN_BYTES,
@@ -26,7 +27,6 @@ from .tile import (
     ROWS,
     SINGLE_BYTES,
     address,
-    copy_row,
     move,
     size_of,
     tile,
@@ -34,11 +34,16 @@ from .tile import (
 )
 
 if JIT_OFF:
-    from .twins import LANES, load, maximum, store, zeros
+    from .twins import LANES, load, load_apart, maximum, store, zeros
 else:
-    from .lanes import LANES, load, maximum, store, zeros
+    from .lanes import LANES, load, load_apart, maximum, store, zeros
 
 ALIGNMENT = 64  # bytes: of panels, so that no vector of a panel crosses a cache line
+# Large products go by chunks of the second operand that stay in the second cache.
+DEPTH = 256  # contracted indices of a chunk
+WIDE_BYTES = 1024  # of a row of a packed chunk
+TALL = 128  # rows that pass a packed chunk before the next rows
+PACKING_BYTES = DEPTH * (WIDE_BYTES + PANEL_BYTES)  # of the memory in which chunks are packed
 
 _main = tile(ROWS, MAIN_BYTES)
 _pair = tile(2, PAIR_BYTES)
@@ -67,57 +72,32 @@ def packed_size(inner: int, columns: int, dtype: Any) -> int:
     return inner * (-(-columns // width) * width)
 
 
-@library_function(forceinline=True)
-def pack(
-    source: Any, at: int, row_stride: int, column_stride: int, inner: int, columns: int, panels: Any, panels_at: int
-) -> None:
-    """Lay the matrix (inner, columns) that begins at source[at] out in panels from panels[panels_at] on.
+@outlined("piiiip", "the packing of weights")
+def pack(source: Any, row_stride: int, column_stride: int, inner: int, columns: int, panels: Any) -> None:
+    """Lay the matrix (inner, columns) that begins at `source` out in panels, which begin at `panels`.
 
-    Strides and places count elements; `panels` takes packed_size(inner, columns) of them.
+    Strides count elements; `panels` takes packed_size(inner, columns) of them.
     """
-    pack_pointers(address(source, at), row_stride, column_stride, inner, columns, address(panels, panels_at))
-
-
-@outlined("piiiip", "the packing of weights", used_by="pack")
-def pack_pointers(source: Any, row_stride: int, column_stride: int, inner: int, columns: int, panels: Any) -> None:
-    """As `pack`, from pointers."""
     width = PANEL_BYTES // size_of(source)
-    whole = columns // width * width if column_stride == 1 else 0
-    for first in range(0, whole, width):
-        for k in range(inner):
-            copy_row(move(panels, first * inner + k * width), move(source, first + k * row_stride))
-    # Eight columns at a time: where a column is a run of memory, its cache line stays until used up.
-    for first in range(whole, (columns + width - 1) // width * width, 8):
+    # Few columns at a time where a column is a run of memory: its cache lines stay until they are used up.
+    together = width if column_stride == 1 else LANES
+    for first in range(0, (columns + width - 1) // width * width, together):
         panel = move(panels, first // width * width * inner + first % width - first)
         for k in range(inner):
-            for c in range(first, first + 8):
-                if c < columns:
-                    panel[k * width + c] = source[k * row_stride + c * column_stride]
+            for c in range(first, first + together, LANES):
+                at = k * row_stride + c * column_stride
+                if column_stride == 1:
+                    store(panel, k * width + c, load(source, at, columns - c), LANES)
                 else:
-                    panel[k * width + c] = 0
+                    store(panel, k * width + c, load_apart(source, at, column_stride, columns - c), LANES)
 
 
-@library_function(forceinline=True)
-def product(
-    a: Any, a_at: int, a_row: int, a_step: int, panels: Any, panels_at: int, out: Any, out_at: int, out_row: int,
-    rows: int, inner: int, columns: int, turn: int,
+@outlined("piippiiiiiib", "the product of one row")
+def multiply_row(
+    a: Any, a_row: int, a_step: int, panels: Any, out: Any, out_row: int, rows: int, inner: int, columns: int,
+    turn: int, team: int, first: bool,
 ) -> None:  # fmt: skip
-    """out[out_at + r * out_row + n] = the sum over k of a[a_at + r * a_row + k * a_step] * P[k, n].
-
-    P (inner, columns) is what `pack` laid out.  Nothing else of `out` is touched.  Where weights
-    outgrow a cache and are used step after step, give the step's number as `turn`: odd ones go
-    through the panels backwards, and begin with what the step before has left in the cache.
-    """
-    left, right, to = address(a, a_at), address(panels, panels_at), address(out, out_at)
-    if rows == 1:
-        multiply_row(left, a_step, right, to, inner, columns, True, turn)
-    else:
-        multiply(left, a_row, a_step, right, to, out_row, rows, inner, columns, True, turn)
-
-
-@outlined("pippiibi", "the product of one row", used_by="product")
-def multiply_row(a: Any, a_step: int, panels: Any, out: Any, inner: int, columns: int, first: bool, turn: int) -> None:
-    """As `product` of one row, from pointers; unless `first`, the blocks' sums are added to what `out` holds."""
+    """As `product`, of one row."""
     size = size_of(a)
     width, single = PANEL_BYTES // size, SINGLE_BYTES // size
     together = _PANELS_OF_A_ROW * width
@@ -145,12 +125,51 @@ def multiply_row(a: Any, a_step: int, panels: Any, out: Any, inner: int, columns
         start += step
 
 
-@outlined("piippiiiibi", "the product of matrices", used_by="product")
-def multiply(
+@outlined("piippiiiiiib", "the product of a team")
+def multiply_together(
     a: Any, a_row: int, a_step: int, panels: Any, out: Any, out_row: int, rows: int, inner: int, columns: int,
-    first: bool, turn: int,
+    turn: int, team: int, first: bool,
 ) -> None:  # fmt: skip
-    """As `product`, from pointers; unless `first`, the blocks' sums are added to what `out` holds."""
+    """As `product`, the columns shared out to a team's helpers; see team.py."""
+    number = post(team, a, a_row, a_step, panels, out, out_row, rows, inner, columns, turn)
+    if number == 0:
+        product(a, a_row, a_step, panels, out, out_row, rows, inner, columns, turn, 0, True)
+        return
+    multiply_share(a, team, 0)
+    for share in range(1, shares_of(team)):
+        if claim_share(team, share, number):
+            multiply_share(a, team, share)
+        else:
+            await_share(team, share, number)
+
+
+@library_function
+def multiply_share(like: Any, team: int, share: int) -> None:
+    """One share of the product that a team is at: some of its panels.  like: any pointer of its dtype."""
+    a, a_row, a_step, panels, out, out_row, rows, inner, columns, turn = operands_of(team, like)
+    width = PANEL_BYTES // size_of(like)
+    count = (columns + width - 1) // width
+    first = count * share // shares_of(team) * width
+    columns = min(columns, count * (share + 1) // shares_of(team) * width) - first
+    right, to = move(panels, first * inner), move(out, first)
+    product(a, a_row, a_step, right, to, out_row, rows, inner, columns, turn, 0, True)
+
+
+@outlined(
+    "piippiiiiiib", "the product of matrices", uses=(multiply_row,),
+    instead=(("rows", "==", 1, multiply_row), ("team", "!=", 0, multiply_together)),
+)  # fmt: skip
+def product(
+    a: Any, a_row: int, a_step: int, panels: Any, out: Any, out_row: int, rows: int, inner: int, columns: int,
+    turn: int, team: int = 0, first: bool = True,
+) -> None:  # fmt: skip
+    """out[r * out_row + n] = the sum over k of a[r * a_row + k * a_step] * P[k, n].
+
+    P (inner, columns) is what `pack` laid out.  Nothing else of `out` is touched; unless `first`, the
+    blocks' sums are added to what it holds.  Where weights outgrow a cache and are used step after
+    step, give the step's number as `turn`: odd ones go through the panels backwards, and begin with
+    what the step before has left in the cache.  team: the address of a team whose threads help; 0 for none.
+    """
     size = size_of(a)
     width, main, pair, single = PANEL_BYTES // size, MAIN_BYTES // size, PAIR_BYTES // size, SINGLE_BYTES // size
     start, step = 0, width
@@ -165,10 +184,15 @@ def multiply(
             begins = first and k == 0
             left, right, to = move(a, k * a_step), move(panels, start * inner + k * width), move(out, start)
             r = 0
+            # While a block of a panel is in use, the next one comes into the first cache, a line of each of its rows
+            # for each ROWS rows: 4 MB that 16 rows go through took 240 us so, and 270 without.
+            ahead = depth * width
+            if step < 0 and k + BLOCK >= inner:
+                ahead -= 2 * inner * width
             while r + ROWS <= rows:
-                n = 0
+                n, soon = 0, ahead + r // ROWS * (ALIGNMENT // size) % main
                 while n < end:
-                    _main(left, a_row, a_step, move(right, n), 0, move(to, n), out_row, depth, count - n, begins)
+                    _main(left, a_row, a_step, move(right, n), soon, move(to, n), out_row, depth, count - n, begins)
                     n += main
                 r += ROWS
                 left, to = move(left, ROWS * a_row), move(to, ROWS * out_row)
@@ -192,12 +216,47 @@ def multiply(
         start += step
 
 
+# products of what was not packed before -----------------------------------------------------------
+@outlined("piipiipiiiip", "products of arrays", uses=(pack, product))
+def multiply_chunks(
+    a: Any, a_row: int, a_step: int, b: Any, b_row: int, b_column: int, out: Any, out_row: int,
+    rows: int, inner: int, columns: int, panels: Any,
+) -> None:  # fmt: skip
+    """out (rows, columns) = a (rows, inner) times b (inner, columns); `panels` takes PACKING_BYTES of packed chunks."""
+    size = size_of(a)
+    width, wide = PANEL_BYTES // size, WIDE_BYTES // size
+    packed_rows = move(panels, DEPTH * wide)
+    for c in range(0, columns, wide):
+        breadth = min(wide, columns - c)
+        for k in range(0, max(inner, 1), DEPTH):
+            depth = min(DEPTH, inner - k)
+            pack(move(b, k * b_row + c * b_column), b_row, b_column, depth, breadth, panels)
+            left, to = move(a, k * a_step), move(out, c)
+            in_place = a_step == 1 or rows < width or columns <= 2 * width
+            tall = TALL if in_place else width
+            for r in range(0, rows, tall):
+                height = min(tall, rows - r)
+                from_, step, apart = move(left, r * a_row), a_step, a_row
+                if not in_place:
+                    pack(from_, a_step, a_row, depth, height, packed_rows)
+                    from_, step, apart = packed_rows, width, 1
+                product(
+                    from_, apart, step, panels, move(to, r * out_row), out_row, height, depth, breadth, 0, 0, k == 0
+                )
+
+
+@outlined("pppiiip", "sums of products", uses=(multiply_chunks,))
+def sum_of_products(a: Any, b: Any, out: Any, n: int, rows: int, columns: int, panels: Any) -> None:
+    """out (rows, columns) = the sum over n of a (n, rows) times b (n, columns); `panels` as for `multiply_chunks`."""
+    multiply_chunks(a, 1, rows, b, columns, 1, out, columns, rows, n, columns, panels)
+
+
 # sums and maxima ---------------------------------------------------------------------------------
 # A sum is made of blocks, too: each a chain of additions from zero, and the blocks' sums are added in
 # order.  The processor works on several chains at a time by itself: they do not wait for each other.
 # Of equal numbers the first is the largest; what a NaN takes part in is NaN.
-@outlined("pii", "sums", used_by="sum_chain", returns=True)
-def add_up(numbers: Any, step: int, n: int) -> Any:
+@outlined("pii", "sums", returns=True)
+def sum_chain(numbers: Any, step: int, n: int) -> Any:
     """The sum of n numbers that stand `step` apart."""
     total = zero_of(numbers)
     for k in range(0, n, BLOCK):
@@ -208,25 +267,9 @@ def add_up(numbers: Any, step: int, n: int) -> Any:
     return total
 
 
-@library_function(forceinline=True)
-def sum_chain(a: Any, at: int, step: int, n: int) -> Any:
-    """The sum of the n numbers a[at], a[at + step], ..."""
-    return add_up(address(a, at), step, n)
-
-
-@library_function
-def sum_rows(
-    a: Any, at: int, row_stride: int, step: int, rows: int, n: int, out: Any, out_at: int, out_step: int
-) -> None:
-    """`sum_chain` of each of several rows, which begin row_stride apart, into out[out_at], out[out_at + out_step]..."""
-    to = address(out, out_at)
-    for r in range(rows):
-        to[r * out_step] = sum_chain(a, at + r * row_stride, step, n)
-
-
-@outlined("piiip", "sums of columns", used_by="sum_columns")
-def add_up_columns(a: Any, row_stride: int, rows: int, columns: int, out: Any) -> None:
-    """The sums over rows of neighbouring columns."""
+@outlined("piiip", "sums of columns")
+def sum_columns(a: Any, row_stride: int, rows: int, columns: int, out: Any) -> None:
+    """The sums over `rows` rows of each of `columns` neighbours, into neighbours."""
     for c in range(0, columns, LANES):
         total = zeros(a)
         for k in range(0, rows, BLOCK):
@@ -237,14 +280,8 @@ def add_up_columns(a: Any, row_stride: int, rows: int, columns: int, out: Any) -
         store(out, c, total, columns - c)
 
 
-@library_function(forceinline=True)
-def sum_columns(a: Any, at: int, row_stride: int, rows: int, columns: int, out: Any, out_at: int) -> None:
-    """The sums over `rows` rows of each of `columns` neighbours, into neighbours from out[out_at] on."""
-    add_up_columns(address(a, at), row_stride, rows, columns, address(out, out_at))
-
-
-@outlined("pii", "maxima", used_by="max_chain", returns=True)
-def largest_of(numbers: Any, step: int, n: int) -> Any:
+@outlined("pii", "maxima", returns=True)
+def max_chain(numbers: Any, step: int, n: int) -> Any:
     """The largest of n >= 1 numbers that stand `step` apart; NaN if one of them is."""
     largest, unordered = numbers[0], zero_of(numbers)
     for i in range(n):
@@ -252,12 +289,6 @@ def largest_of(numbers: Any, step: int, n: int) -> Any:
         largest = x if x > largest else largest
         unordered = x if x != x else unordered
     return unordered if unordered != unordered else largest
-
-
-@library_function(forceinline=True)
-def max_chain(a: Any, at: int, step: int, n: int) -> Any:
-    """The largest of the n >= 1 numbers a[at], a[at + step], ...; NaN if one of them is."""
-    return largest_of(address(a, at), step, n)
 
 
 @library_function

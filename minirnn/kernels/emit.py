@@ -6,9 +6,10 @@ lanes along the last axis of their nest.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from .contract import PACKING_BYTES
 from .lower import Lowering
 from .program import (
     ONE,
@@ -30,15 +31,14 @@ from .program import (
     along,
 )  # fmt: skip
 from .text import Text
+from .timesums import MOST_STEPS, packing_memory
 
 
 def _print_nest(text: Text, nest: Nest) -> None:
     if not nest.body:
         return
-    opened, variable, count = text.nest(nest.space)
+    opened, variable, count = text.nest(nest.space, _offsets(nest))
     names: dict[int, str] = {}
-    if opened == 0:
-        text.line("m = 1")
     for part in nest.body:
         if isinstance(part, Let):
             wish = part.word if text.explained else f"v{part.key}"
@@ -51,6 +51,15 @@ def _print_nest(text: Text, nest: Nest) -> None:
         else:
             _print_write(text, part, names, variable, count)
     text.depth -= opened
+
+
+def _offsets(nest: Nest) -> Iterator[Affine]:
+    """Where a nest reads and writes."""
+    for part in nest.body:
+        if isinstance(part, Write):
+            yield part.offset
+        elif isinstance(part.expression, Load):
+            yield part.expression.offset
 
 
 def _print_write(text: Text, write: Write, names: dict[int, str], variable: str, count: str) -> None:
@@ -74,16 +83,14 @@ def _print_product(text: Text, p: Product) -> None:
         text.name(p.a.array), text.affine(a), text.coefficient(p.a_row), text.coefficient(p.a_step),
         text.name(p.panels.array), text.affine(p.panels.offset),
         text.name(p.out.array), text.affine(out), text.coefficient(p.out_row),
-        rows, text.coefficient(p.inner), text.coefficient(p.columns), "0" if p.merged else "s",
+        rows, text.coefficient(p.inner), text.coefficient(p.columns), "0" if p.merged else "s", "team",
     ]  # fmt: skip
     text.line(f"product({', '.join(arguments)})", p.node)
     text.depth -= opened
 
 
 def _print_chain(text: Text, chain: Chain) -> None:
-    opened, variable, count = text.nest(chain.space)
-    if opened == 0:
-        text.line("m = 1")
+    opened, variable, count = text.nest(chain.space, (chain.a.offset, chain.b.offset, chain.out.offset))
     inner = text.coefficient(chain.inner)
     dtype = chain.out.array.dtype
     text.line(f"total = as_{dtype}(-0.0)", chain.node)  # to which adding the first block changes nothing
@@ -198,13 +205,16 @@ def print_statement(text: Text, statement: Any) -> None:
 def kernel_text(lowering: Lowering, name: str, explained: bool = False, bound: bool = False) -> Text:
     """The printed kernel: runs `length` steps of `rows` rows, in blocks of `block` steps.
 
-    `begin` and `direction` say which time step is the first and where to go from there.  A `bound`
-    kernel runs one step from and to fixed addresses, so that a call hands over next to nothing.
+    `begin` and `direction` say which time step is the first and where to go from there, `order` which rows
+    of what goes over time, `team` who helps with products.  A `bound` kernel runs one step of all rows from
+    and to fixed addresses, so that a call hands over next to nothing: the carry's two places are where the
+    caller has it.
     """
-    text = Text(lowering, explained)
+    text = Text(lowering, explained, in_order=bound)
     text.depth = 1
-    for move in _carry_moves(text, lowering, to_start=True):
-        print_statement(text, move)
+    if not bound:
+        for move in _carry_moves(text, lowering, to_start=True):
+            print_statement(text, move)
     for now, after in lowering.swaps:
         names = f"{text.variable(now)}, {text.variable(after)}"
         text.line(f"{names} = {text.size(_slot(text, now, 0))}, {text.size(_slot(text, now, 1))}")
@@ -222,13 +232,16 @@ def kernel_text(lowering: Lowering, name: str, explained: bool = False, bound: b
         text.depth -= 1
     _print_over_block(text, lowering.sections["after"])
     text.depth -= 1
-    for move in _carry_moves(text, lowering, to_start=False):
-        print_statement(text, move)
+    if not bound:
+        for move in _carry_moves(text, lowering, to_start=False):
+            print_statement(text, move)
+        _print_time_sums(text, lowering)
     body, text.lines, text.depth = text.lines, [], 1
     if bound:
-        text.line("length, begin, direction, block, rows = 1, 0, 1, 1, sizes[0]")
+        text.line("length, begin, direction, block, rows, team = 1, 0, 1, 1, sizes[0], 0")
         for k, array in enumerate(lowering.arrays.values()):
-            text.line(f"{text.name(array)} = {array.dtype}_at(addresses[{k}])")
+            if array.role not in ("carry", "final"):
+                text.line(f"{text.name(array)} = {array.dtype}_at(addresses[{k}])")
         for k, (given, _) in enumerate(text.sizes.values()):
             text.line(f"{given} = sizes[{k + 1}]")
         text.lines = [f"def {name}(addresses, sizes):", *text.lines, *body]
@@ -236,10 +249,43 @@ def kernel_text(lowering: Lowering, name: str, explained: bool = False, bound: b
     for key, (given, _) in text.sizes.items():
         text.line(f"{given} = {_where_from(key, text, lowering)}")
     arguments = ", ".join(
-        ["length", "begin", "direction", "block", "rows", "sizes", "status", *_arguments(text, lowering)]
+        [
+            "length",
+            "begin",
+            "direction",
+            "block",
+            "rows",
+            "team",
+            "order",
+            "sizes",
+            "status",
+            *_arguments(text, lowering),
+        ]
     )
     text.lines = [f"def {name}({arguments}):", *text.lines, *body]
     return text
+
+
+def _print_time_sums(text: Text, lowering: Lowering) -> None:
+    """The sums over time, unless there are so many steps that threads share them out afterwards."""
+    if not lowering.time_sums:
+        return
+    text.line(f"if length <= {text.size(MOST_STEPS)}:")
+    text.depth += 1
+    for each in lowering.time_sums:
+        right, out, width = text.name(each.right), text.name(each.out), text.size(each.right_width)
+        if each.left is None:
+            text.used.add("sum_columns")
+            text.line(f"sum_columns({right}, 0, {width}, length * rows, {width}, {out}, 0)", each.node)
+            continue
+        text.used.add("sum_of_products")
+        dtype = each.out.dtype
+        memory, at = packing_memory(lowering, PACKING_BYTES // dtype.itemsize, dtype)
+        operands = (
+            f"{text.name(each.left)}, 0, {right}, 0, {out}, 0, length * rows, {text.size(each.left_width)}, {width}"
+        )
+        text.line(f"sum_of_products({operands}, {text.name(memory)}, {text.size(at)})", each.node)
+    text.depth -= 1
 
 
 def _arguments(text: Text, lowering: Lowering) -> list[str]:
@@ -250,7 +296,7 @@ def _where_from(key: Any, text: Text, lowering: Lowering) -> str:
     """Strides that a caller's arrays bring are read off them, the other integers come in `sizes`."""
     if key[0] == "of":
         array = next(text.name(a) for a in lowering.arrays.values() if a.name == key[1])
-        return f"{array}.strides[{key[2]}] // {array}.itemsize"
+        return f"stride({array}, {key[2]})"
     passed = [k for k in text.sizes if k[0] != "of"]
     return f"sizes[{passed.index(key)}]"
 
@@ -258,7 +304,12 @@ def _where_from(key: Any, text: Text, lowering: Lowering) -> str:
 def _slot(text: Text, now: str, number: int) -> Size:
     """Where one of a carry's two places begins."""
     word = text.variable(now)[: -len("_now")]
-    return Size(("at", now[: -len("_now")], number), 0, f"{word}_{'first' if number == 0 else 'second'}")
+    return Size(place_key(now, number), 0, f"{word}_{'first' if number == 0 else 'second'}")
+
+
+def place_key(now: str, number: int) -> tuple[str, str, int]:
+    """The key of one of a carry's two places among a kernel's integers; `now`: the variable of the present one."""
+    return "at", now[: -len("_now")], number
 
 
 def _open_steps(text: Text) -> None:

@@ -13,6 +13,7 @@ from ..autodiff.tensor import Node, Tensor
 from ..stepgraph.graph import StepGraph
 from ..stepgraph.rows import operand_classes
 from ..stepgraph.split import CONSTANT
+from . import timesums
 from .lower import Lowering, Panels, Unit
 from .program import (
     NOWHERE,
@@ -423,6 +424,7 @@ def lower(graph: StepGraph) -> Lowering:
     for t, place in zip(graph.carry_out, lowering.next_places, strict=True):
         if lowering.places.get((id(t), "step")) is not place:
             lowering.write(t, place, "loop")
+    lowering.time_sums = timesums.find(lowering)
     return lowering
 
 

@@ -21,16 +21,10 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .lanes_type import ELEMENTS, LANES, LanesType, as_lanes, is_float, is_signed, splat, vector_of
+from .pointers import pointer_at
 
 
 # arrays ------------------------------------------------------------------------------------------
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, offset: Any) -> Any:
-    """The address of the element `offset` places after the first of an array, or after what a pointer shows."""
-    if isinstance(array_type, types.CPointer):
-        return builder.gep(array, [offset])
-    return builder.gep(context.make_array(array_type)(context, builder, array).data, [offset])
-
-
 def _valid(builder: Any, count: Any) -> Any:
     """Which of the sixteen lanes are below `count`."""
     short = ir.IntType(32)
@@ -77,7 +71,7 @@ def load(typing: Any, array: Any, offset: Any, count: Any) -> Any:
     """The vector of an array's elements from `offset` on; lanes from `count` on are zero and not read."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        dtype, pointer = array.dtype, _pointer(context, builder, array, args[0], args[1])
+        dtype, pointer = array.dtype, pointer_at(context, builder, array, args[0], args[1])
         memory = ir.VectorType(_stored(dtype), LANES)
         function = _declare(
             builder,
@@ -108,7 +102,7 @@ def store(typing: Any, array: Any, offset: Any, value: Any, count: Any) -> Any:
     """Put the first `count` lanes into an array from `offset` on."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        dtype, pointer = array.dtype, _pointer(context, builder, array, args[0], args[1])
+        dtype, pointer = array.dtype, pointer_at(context, builder, array, args[0], args[1])
         vector = as_lanes(context, builder, args[2], value, dtype)
         memory = ir.VectorType(_stored(dtype), LANES)
         vector = builder.zext(vector, memory) if dtype == types.boolean else vector
@@ -132,7 +126,7 @@ def load_apart(typing: Any, array: Any, offset: Any, stride: Any, count: Any) ->
     """As `load`, of elements that stand `stride` places apart."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        dtype, pointer = array.dtype, _pointer(context, builder, array, args[0], args[1])
+        dtype, pointer = array.dtype, pointer_at(context, builder, array, args[0], args[1])
         memory = ir.VectorType(_stored(dtype), LANES)
         places = _apart(builder, pointer, args[2], _size(dtype))
         function = _declare(
@@ -153,7 +147,7 @@ def store_apart(typing: Any, array: Any, offset: Any, stride: Any, value: Any, c
     """As `store`, to places that stand `stride` elements apart."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        dtype, pointer = array.dtype, _pointer(context, builder, array, args[0], args[1])
+        dtype, pointer = array.dtype, pointer_at(context, builder, array, args[0], args[1])
         vector = as_lanes(context, builder, args[3], value, dtype)
         memory = ir.VectorType(_stored(dtype), LANES)
         vector = builder.zext(vector, memory) if dtype == types.boolean else vector
@@ -183,7 +177,7 @@ def element(typing: Any, array: Any, offset: Any) -> Any:
     """One element of an array, `offset` places after its first."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, array, args[0], args[1])
+        pointer = pointer_at(context, builder, array, args[0], args[1])
         return context.unpack_value(builder, array.dtype, pointer)
 
     return array.dtype(array, types.int64), codegen
@@ -194,11 +188,23 @@ def put(typing: Any, array: Any, offset: Any, value: Any) -> Any:
     """Set one element of an array, `offset` places after its first."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, array, args[0], args[1])
+        pointer = pointer_at(context, builder, array, args[0], args[1])
         context.pack_value(builder, array.dtype, args[2], pointer)
         return context.get_dummy_value()
 
     return types.void(array, types.int64, array.dtype), codegen
+
+
+@intrinsic(prefer_literal=True)
+def stride(typing: Any, array: Any, axis: Any) -> Any:
+    """How many elements apart an array's neighbours along an axis are; the axis is written as a number."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        strides = context.make_array(array)(context, builder, args[0]).strides
+        in_bytes = builder.extract_value(strides, axis.literal_value)
+        return builder.sdiv(in_bytes, in_bytes.type(_size(array.dtype)), flags=["exact"])
+
+    return types.int64(array, axis), codegen
 
 
 # functions ---------------------------------------------------------------------------------------
@@ -301,16 +307,30 @@ as_int64 = _conversion(types.int64, "as_int64")
 as_bool = _conversion(types.boolean, "as_bool")
 
 
-@numba.njit(forceinline=True)
-def maximum(x: Any, y: Any) -> Any:
+@intrinsic
+def maximum(typing: Any, x: Any, y: Any) -> Any:
     """The larger one, NaN if either is."""
-    return select((x >= y) | (x != x), x, y)
+    return _larger_or_smaller(typing, ">=", x, y)
 
 
-@numba.njit(forceinline=True)
-def minimum(x: Any, y: Any) -> Any:
+@intrinsic
+def minimum(typing: Any, x: Any, y: Any) -> Any:
     """The smaller one, NaN if either is."""
-    return select((x <= y) | (x != x), x, y)
+    return _larger_or_smaller(typing, "<=", x, y)
+
+
+def _larger_or_smaller(typing: Any, sign: str, x: Any, y: Any) -> Any:
+    dtype = _common_of_all((x, y)) or typing.unify_types(x, y)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        a, b = (as_lanes(context, builder, v, t, dtype) for v, t in zip(args, (x, y), strict=True))
+        if not is_float(dtype):
+            compare = builder.icmp_signed if is_signed(dtype) else builder.icmp_unsigned
+            return builder.select(compare(sign, a, b), a, b)
+        is_nan = builder.fcmp_unordered("!=", a, a)
+        return builder.select(builder.or_(builder.fcmp_ordered(sign, a, b), is_nan), a, b)
+
+    return LanesType(dtype)(x, y), codegen
 
 
 if numba.config.DISABLE_JIT:

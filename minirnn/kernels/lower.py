@@ -83,6 +83,7 @@ class Lowering:
         self.open_carries: dict[int, Place] = {}  # where a carry goes, while nothing has written it
         self.rows_stay = True  # whether the batch is the first axis everywhere, so that rows can be shared out
         self.outer_products: dict[int, Node] = {}  # sums over time that are contractions over time, too
+        self.time_sums: list[Any] = []  # which the kernel computes itself if there are few steps
         self.checked = False  # whether anything reports through `status`
         # Sums over rows and time are computed after the kernel, from what it stacked.
         self.summed = [n for n in self.parts.after if any(self.classes[id(o)] == SUMMED for o in n.outputs)]
@@ -161,7 +162,8 @@ class Lowering:
         self.buffers.append(made)
         return made
 
-    def _work(self, dtype: Any) -> Array:
+    def work(self, dtype: Any) -> Array:
+        """The scratch memory of a dtype."""
         key = ("work", str(dtype))
         if key not in self.arrays:
             self.arrays[key] = Array(f"work_{dtype}", np.dtype(dtype), 1, "work")
@@ -172,7 +174,7 @@ class Lowering:
         if order is not None and order != tuple(range(len(order))):
             strides = self._ordered_strides(t, buffer.name, order)
         pace = Size(("pace", buffer.name), 0, f"{buffer.word}_pace") if buffer.over_time else ZERO
-        return Place(self._work(t.dtype), base, strides, "s" if buffer.over_time else "", pace)
+        return Place(self.work(t.dtype), base, strides, "s" if buffer.over_time else "", pace)
 
     def _ordered_strides(self, t: Tensor, word: str, order: tuple[int, ...]) -> tuple[Size, ...]:
         sizes = self.dims.sizes(t)

@@ -4,8 +4,6 @@ The order is contract.py's.  A contraction's letters fall in four groups: batch,
 the contracted ones, which are one index in the order in which they stand in the first operand.  A
 sum over several axes goes through them in the order of the axes, the last one fastest.
 
-Large products go by chunks that stay in the second cache: a chunk of the second operand is packed
-and serves all rows, a chunk of a first operand whose rows are no runs of memory is packed as well.
 Threads share out the rows or the columns of the result.
 """
 
@@ -15,7 +13,7 @@ import functools
 import math
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,12 +21,14 @@ from .. import config
 from ..autodiff import contraction
 from . import build, outline, threads
 from .build import library_function
-from .contract import aligned_empty, multiply, multiply_row, pack_pointers, sum_columns, sum_rows
-from .tile import PANEL_BYTES, address, move, size_of
+from .contract import PACKING_BYTES, aligned_empty, multiply_chunks, pack, sum_chain, sum_columns
+from .tile import PANEL_BYTES, address
 
-DEPTH = 256  # contracted indices of a chunk
-WIDE_BYTES = 1024  # of a row of a packed chunk
-TALL = 128  # rows that pass a packed chunk before the next rows
+if build.JIT_OFF:
+    from .twins import put, stride
+else:
+    from .lanes import put, stride
+
 # About 100 microseconds of work; less is not worth a second thread's time.
 _PRODUCTS_WORTH_THREADS = 8_000_000
 _ADDITIONS_WORTH_THREADS = 1_000_000
@@ -39,63 +39,54 @@ _FLOATS = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
 @library_function
 def _multiply_part(a: Any, b: Any, out: Any, scratch: Any, row: int, rows: int, column: int, columns: int) -> None:
     """Rows and columns of out (N, R, C) = a (N, R, K) times b (N, K, C); `scratch` takes the packed chunks."""
-    size = size_of(address(a, 0))
-    inner, width, wide = a.shape[2], PANEL_BYTES // size, WIDE_BYTES // size
-    a_row, a_step = a.strides[1] // size, a.strides[2] // size
-    b_row, b_column = b.strides[1] // size, b.strides[2] // size
-    panels = address(scratch, 0)
-    packed_rows = address(scratch, DEPTH * wide)
     for n in range(a.shape[0]):
-        left_n = address(a, n * (a.strides[0] // size) + row * a_row)
-        right_n = address(b, n * (b.strides[0] // size) + column * b_column)
-        out_n = address(out, (n * out.shape[1] + row) * out.shape[2] + column)
-        for c in range(0, columns, wide):
-            breadth = min(wide, columns - c)
-            for k in range(0, max(inner, 1), DEPTH):
-                depth = min(DEPTH, inner - k)
-                pack_pointers(move(right_n, k * b_row + c * b_column), b_row, b_column, depth, breadth, panels)
-                left, to = move(left_n, k * a_step), move(out_n, c)
-                if rows == 1:
-                    multiply_row(left, a_step, panels, to, depth, breadth, k == 0, 0)
-                    continue
-                in_place = a_step == 1 or rows < width or columns <= 2 * width
-                tall = TALL if in_place else width
-                for r in range(0, rows, tall):
-                    height = min(tall, rows - r)
-                    from_, step, stride = move(left, r * a_row), a_step, a_row
-                    if not in_place:
-                        pack_pointers(from_, a_step, a_row, depth, height, packed_rows)
-                        from_, step, stride = packed_rows, width, 1
-                    multiply(
-                        from_, stride, step, panels, move(to, r * out.shape[2]), out.shape[2], height, depth, breadth,
-                        k == 0, 0,
-                    )  # fmt: skip
+        left = address(a, n * stride(a, 0) + row * stride(a, 1))
+        right = address(b, n * stride(b, 0) + column * stride(b, 2))
+        to = address(out, (n * out.shape[1] + row) * out.shape[2] + column)
+        multiply_chunks(
+            left, stride(a, 1), stride(a, 2), right, stride(b, 1), stride(b, 2), to, out.shape[2],
+            rows, a.shape[2], columns, address(scratch, 0),
+        )  # fmt: skip
 
 
 @library_function
 def _sum_part(x: Any, out: Any, first: int, stop: int, column: int, columns: int) -> None:
     """Entries and columns of out (L, R): the sums over the middle axis of x (L, n, R)."""
-    size = size_of(address(x, 0))
-    n, entry, step, neighbour = x.shape[1], x.strides[0] // size, x.strides[1] // size, x.strides[2] // size
-    if neighbour == 1 and x.shape[2] > 1:
-        for i in range(first, stop):
+    n, entry, step, neighbour = x.shape[1], stride(x, 0), stride(x, 1), stride(x, 2)
+    for i in range(first, stop):
+        if neighbour == 1 and x.shape[2] > 1:
             sum_columns(x, i * entry + column, step, n, columns, out, i * out.shape[1] + column)
-    elif x.shape[2] == 1:
-        sum_rows(x, first * entry, entry, step, stop - first, n, out, first, 1)
-    else:
-        for i in range(first, stop):
-            place = i * entry + column * neighbour
-            sum_rows(x, place, neighbour, step, columns, n, out, i * out.shape[1] + column, 1)
+        else:
+            for c in range(column, column + columns):
+                put(out, i * out.shape[1] + c, sum_chain(x, i * entry + c * neighbour, step, n))
+
+
+@library_function
+def _pack_part(matrix: Any, panels: Any, at: int) -> None:
+    pack(matrix, 0, stride(matrix, 0), stride(matrix, 1), matrix.shape[0], matrix.shape[1], panels, at)
 
 
 # calling -----------------------------------------------------------------------------------------
-def _array(dtype: str, rank: int, reads: bool) -> str:
-    return f"Array({dtype}, {rank}, 'A', readonly=True)" if reads else f"Array({dtype}, {rank}, 'C')"
+class _Part(NamedTuple):
+    """What one of the functions above is compiled for."""
+
+    label: str
+    used: tuple[str, ...]  # outlined functions
+    reads: tuple[int, ...]  # the ranks of the arrays that it reads, of any strides
+    writes: tuple[int, ...]
+    integers: int
+
+    def signature(self, dtype: str) -> str:
+        """The types of its arguments, as Numba writes them."""
+        reads = [f"Array({dtype}, {rank}, 'A', readonly=True)" for rank in self.reads]
+        writes = [f"Array({dtype}, {rank}, 'C')" for rank in self.writes]
+        return f"void({', '.join([*reads, *writes, *['int64'] * self.integers])})"
 
 
-_SIGNATURES = {
-    _multiply_part: lambda d: [_array(d, 3, True), _array(d, 3, True), _array(d, 3, False), _array(d, 1, False)],
-    _sum_part: lambda d: [_array(d, 3, True), _array(d, 2, False)],
+_PARTS = {
+    _multiply_part: _Part("products of arrays", ("multiply_chunks",), (3, 3), (3, 1), 4),
+    _sum_part: _Part("sums of arrays", ("sum_chain", "sum_columns"), (3,), (2,), 4),
+    _pack_part: _Part("the packing of arrays", ("pack",), (2,), (1,), 1),
 }
 _ready: set[tuple[Callable[..., Any], str]] = set()
 
@@ -104,14 +95,19 @@ def _prepared(function: Any, dtype: Any) -> Any:
     """A function of this module, compiled or loaded for a dtype."""
     if (function, dtype) not in _ready:
         if not build.JIT_OFF:
-            outline.prepare(dtype, ("pack", "product") if function is _multiply_part else ("sum_chain", "sum_columns"))
-            arrays = _SIGNATURES[function](dtype.name)
+            part = _PARTS[function]
+            outline.prepare(dtype, part.used)
             with build._lock:
                 function.disable_compile(False)
-                build._compile(function, f"void({', '.join(arrays + ['int64'] * 4)})", "products of arrays")
+                build._compile(function, part.signature(dtype.name), part.label)
                 function.disable_compile()  # arrays of other layouts are taken as these
         _ready.add((function, dtype))
     return function
+
+
+def pack_array(matrix: Any, panels: Any, at: int) -> None:
+    """Lay a matrix of any strides out in panels, from panels[at] on."""
+    _prepared(_pack_part, panels.dtype)(matrix, panels, at)
 
 
 class _Scratch(threading.local):
@@ -122,7 +118,7 @@ class _Scratch(threading.local):
 
     def of(self, dtype: Any) -> Any:
         if dtype not in self.buffers:
-            self.buffers[dtype] = aligned_empty(DEPTH * (WIDE_BYTES + PANEL_BYTES) // dtype.itemsize, dtype)
+            self.buffers[dtype] = aligned_empty(PACKING_BYTES // dtype.itemsize, dtype)
         return self.buffers[dtype]
 
 

@@ -8,6 +8,13 @@ from numba import types
 from numba.extending import intrinsic
 
 
+def pointer_at(context: Any, builder: Any, kind: Any, value: Any, offset: Any) -> Any:
+    """The address of the element `offset` places after the first of an array, or after what a pointer shows."""
+    if not isinstance(kind, types.CPointer):
+        value = context.make_array(kind)(context, builder, value).data
+    return builder.gep(value, [offset])
+
+
 def _pointer_to(dtype: Any, name: str) -> Any:
     """The function `name`: an address, given as an integer, as a pointer to numbers of a dtype."""
 

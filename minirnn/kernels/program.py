@@ -99,8 +99,8 @@ class Inexpressible(Exception):
 class Array:
     """An array that the kernel is given.
 
-    role: "work" (flat scratch, one per dtype), "carry", "x", "constant", "panels", "y", "stack" or
-    "final".  `time` says that axis 0 is time.  `rowed` arrays have the batch on the next axis, of
+    role: "work" (flat scratch, one per dtype), "carry", "x", "constant", "panels", "y", "stack", "sum"
+    or "final".  `time` says that axis 0 is time.  `rowed` arrays have the batch on the next axis, of
     which a call may get a part.
     """
 
@@ -114,7 +114,7 @@ class Array:
     @property
     def written(self) -> bool:
         """Whether the kernel writes to it."""
-        return self.role in ("work", "y", "stack", "final")
+        return self.role in ("work", "y", "stack", "sum", "final")
 
 
 @dataclass(eq=False)

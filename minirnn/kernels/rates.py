@@ -30,7 +30,7 @@ def _pack_once(b: Any, panels: Any, inner: int, columns: int) -> None:
 @library_function
 def _products(a: Any, panels: Any, out: Any, rows: int, inner: int, columns: int, times: int) -> None:
     for turn in range(times):
-        product(a, 0, inner, 1, panels, 0, out, 0, columns, rows, inner, columns, turn)
+        product(a, 0, inner, 1, panels, 0, out, 0, columns, rows, inner, columns, turn, 0)
 
 
 def _fastest(run: Callable[[int], Any], seconds: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from ..stepgraph.rows import operand_classes
 from . import matmul
 from .arrays import forward_of
 from .lower import Lowering
+from .timesums import is_plain
 
 
 class _Step(NamedTuple):
@@ -28,14 +29,22 @@ class _Step(NamedTuple):
 
 
 class Sums:
-    """The sums over time of a lowered graph."""
+    """Some of the sums over time of a lowered graph."""
 
-    def __init__(self, lowering: Lowering) -> None:
-        self.lowering = lowering
-        self.steps = [self._step(node) for node in lowering.summed]
+    def __init__(self, lowering: Lowering, places: dict[int, int], sums: Sequence[Tensor]) -> None:
+        self.lowering, self.places, self.sums = lowering, places, sums
+        nodes: list[Node] = []
+        live = {id(t) for t in sums}
+        for node in reversed(lowering.summed):
+            if not live.isdisjoint(map(id, node.outputs)):
+                nodes.insert(0, node)
+                live.update(map(id, node.tensors))
+        self.steps = [self._step(node) for node in nodes]
         made = {key for step in self.steps for key in step.outputs}
-        wanted = {id(t): t for node in lowering.summed for t in node.tensors}
-        self.merged = [(key, t.shape[1:]) for key, t in wanted.items() if key not in made and not self._is_constant(t)]
+        wanted = {id(t): t for node in nodes for t in node.tensors}
+        self.merged = [
+            (key, places[key], t.shape[1:]) for key, t in wanted.items() if key not in made and not self._is_constant(t)
+        ]
 
     def _is_constant(self, t: Tensor) -> bool:
         return self.lowering.is_constant(t)
@@ -52,16 +61,22 @@ class Sums:
             else:
                 operands.append(("tiled" if tile or classes[id(x)] == ROWS else "constant", id(x)))
         function, params = forward_of(node.primitive), node.params
-        if node.primitive.form == "contract" and _is_plain(params["spec"]) and all(k == "merged" for k, _ in operands):
+        if node.primitive.form == "contract" and is_plain(params["spec"]) and all(k == "merged" for k, _ in operands):
             function, params = product_over_rows, {}
         return _Step(function, operands, params, [id(o) for o in node.outputs], node.primitive.multiple)
 
-    def __call__(self, over_time: dict[int, Any], values: dict[int, Any], length: int, batch: int) -> list[Any]:
-        """The sums, from values (T, B, ...) and from those that do not change, by the Tensor's id."""
+    def __call__(
+        self, pool: list[Any], values: dict[int, Any], length: int, batch: int, valid: np.ndarray | None
+    ) -> list[Any]:
+        """The sums, from values (T, B, ...) at their places in `pool` and from those that do not change, by id.
+
+        valid: a mask (T, B) outside of which there are only zeros to add.
+        """
         rows = length * batch
-        merged = {
-            key: np.ascontiguousarray(over_time[key]).reshape(rows, *shape) for key, shape in self.merged
-        }  # fmt: skip
+        merged = {key: pool[place].reshape(rows, *shape) for key, place, shape in self.merged}
+        chosen = None if valid is None else np.flatnonzero(valid)
+        if chosen is not None:
+            merged = {key: array.take(chosen, 0) for key, array in merged.items()}
         for step in self.steps:
             operands = []
             for kind, what in step.operands:
@@ -69,35 +84,29 @@ class Sums:
                     operands.append(merged[what])
                 elif kind == "number":
                     operands.append(what)
+                elif kind == "constant":
+                    operands.append(values[what])
                 else:
-                    operands.append(values[what] if kind == "constant" else tiled(values[what], rows))
+                    tiles = tiled(values[what], rows)
+                    operands.append(tiles if chosen is None else tiles.take(chosen, 0))
             made = step.function(*operands, **step.params)
             for key, value in zip(step.outputs, made if step.multiple else (made,), strict=True):
                 merged[key] = value
-        return [
-            merged[id(t)] if id(t) in merged else self._sum(t, over_time, values, length)
-            for t in self.lowering.graph.sums
-        ]
+        return [merged[id(t)] if id(t) in merged else self._sum(t, pool, values, length) for t in self.sums]
 
-    def _sum(self, t: Tensor, over_time: dict[int, Any], values: dict[int, Any], length: int) -> Any:
+    def _sum(self, t: Tensor, pool: list[Any], values: dict[int, Any], length: int) -> Any:
         """The sum over time of a value that is no sum over the rows."""
         if id(t) in values:
             return values[id(t)] * length
         node = self.lowering.outer_products.get(id(t))
         if node is None:
-            return matmul.sum_over(over_time[id(t)], (0,), False)
+            return matmul.sum_over(pool[self.places[id(t)]], (0,), False)
         a, b, letters = contraction.parse(node.params["spec"])
         clock = next(c for c in "tTzZ" if c not in a + b)
-        x, y = (over_time[id(operand)] for operand in node.inputs)
+        x, y = (pool[self.places[id(operand)]] for operand in node.inputs)
         return matmul.contract_arrays(x, y, f"{clock}{a},{clock}{b}->{letters}")
 
 
 def product_over_rows(a: Any, b: Any) -> Any:
     """The sum over rows of the products of a (rows, F) and b (rows, U): (F, U)."""
     return matmul.matmul(a.T[None], b[None])[0]
-
-
-def _is_plain(spec: str) -> bool:
-    """Whether a contraction is that of the first axes of two matrices, in order."""
-    a, b, out = contraction.parse(spec)
-    return len(a) == len(b) == 2 and a[0] == b[0] and out == a[1] + b[1]

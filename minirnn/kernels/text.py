@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,8 @@ _SHORT = {"float32": "f32", "float64": "f64"}
 class Text:
     """The lines of one kernel, and the integers that they ask for."""
 
-    def __init__(self, lowering: Lowering, explained: bool = False) -> None:
-        self.lowering, self.explained = lowering, explained
+    def __init__(self, lowering: Lowering, explained: bool = False, in_order: bool = False) -> None:
+        self.lowering, self.explained, self.in_order = lowering, explained, in_order
         self.lines: list[str] = []
         self.depth = 1
         self._words: dict[str, int] = {}
@@ -63,6 +64,7 @@ class Text:
             self._carries.update({now: f"{word}_now", after: f"{word}_next"})
         self._note = ""  # of the line before
         self._array_names: dict[Array, str] = {}
+        self._row_loops: dict[str, tuple[int, int]] = {}  # by their variable: the line where one begins, its depth
         self.used: set[str] = set()  # library functions
 
     def line(self, text: str, node: Any = None) -> None:
@@ -115,9 +117,19 @@ class Text:
 
     def affine(self, offset: Affine) -> str:
         """An offset."""
-        parts = [self.variable(v) + (f" * {self.coefficient(c)}" if c else "") for v, c in offset.terms]
+        parts = [self._number(v, c) + (f" * {self.coefficient(c)}" if c else "") for v, c in offset.terms]
         parts += [self.coefficient(c) for c in offset.constants]
         return " + ".join(parts) or "0"
+
+    def _number(self, variable: str, coefficient: Coefficient) -> str:
+        """A loop variable; for the rows of a caller's array, which row of the batch it stands for."""
+        if self.in_order or variable not in self._row_loops or not _is_row_stride(coefficient):
+            return self.variable(variable)
+        row, (place, depth) = f"row{variable[1:]}", self._row_loops[variable]
+        line = "    " * depth + f"{row} = element(order, {variable})"
+        if self.lines[place : place + 1] != [line]:
+            self.lines.insert(place, line)
+        return row
 
     # expressions -------------------------------------------------------------------------------------
     def load(self, load: Load, variable: str, count: str) -> str:
@@ -184,21 +196,34 @@ class Text:
                 self.line(f"for {variable} in range({self.size(size)}):")
                 self.depth += 1
                 opened += 1
+                self._row_loops.pop(variable, None)
+                if size.key == ROWS_KEY:
+                    self._row_loops[variable] = len(self.lines), self.depth
         return opened
 
-    def nest(self, space: tuple[Size, ...]) -> tuple[int, str, str]:
-        """Open the loops of a nest; returns their number, the variable that runs in lanes, the count of lanes."""
+    def nest(self, space: tuple[Size, ...], offsets: Iterable[Affine]) -> tuple[int, str, str]:
+        """Open the loops of a nest; returns their number, the variable that runs in lanes, the count of lanes.
+
+        Rows of a caller's array, to which one of the `offsets` leads, are in any order and run one by one.
+        """
         wide = [k for k, size in enumerate(space) if size != ONE]
-        for k in wide[:-1]:
-            self.line(f"for i{k} in range({self.size(space[k])}):")
-            self.depth += 1
-        if not wide:
-            return 0, "none", "1"
-        last = wide[-1]
+        last = wide[-1] if wide else None
+        if last is not None and not self.in_order and any(_is_row_stride(o.stride_of(f"i{last}")) for o in offsets):
+            last = None
+        plain = [k for k in wide if k != last]
+        opened = self.loops(tuple(f"i{k}" for k in plain), tuple(space[k] for k in plain))
+        if last is None:
+            self.line("m = 1")
+            return opened, "none", "m"
         self.line(f"for i{last} in range(0, {self.size(space[last])}, LANES):")
         self.depth += 1
         self.line(f"m = {self.size(space[last])} - i{last}")
-        return len(wide), f"i{last}", "m"
+        return opened + 1, f"i{last}", "m"
+
+
+def _is_row_stride(coefficient: Coefficient | None) -> bool:
+    """Whether a factor is the distance between rows of a caller's array."""
+    return coefficient is not None and any(size.key[0] == "of" and size.key[2] == 1 for size in coefficient)
 
 
 _ARRAY_WORDS = {
@@ -207,17 +232,18 @@ _ARRAY_WORDS = {
     "panels": "{}_panels",
     "y": "{}_out",
     "stack": "{}_stack",
+    "sum": "{}_sum",
     "carry": "{}_initial",
     "final": "{}_final",
 }  # fmt: skip
 _UNUSUAL = {"inf": "inf", "-inf": "-inf", "nan": "nan"}
 # Names that the printing itself uses, or functions that a kernel may import.
 RESERVED = frozenset(
-    "length begin direction block rows sizes status steps done s t k m total part first entry addresses load store "
-    "load_apart store_apart element put select fma sqrt absolute maximum minimum LANES inf nan product range min max "
-    "sum_chain max_chain argmax_chain sum_columns max_columns".split()
+    "length begin direction block rows team order sizes status steps done s t k m total part first entry addresses "
+    "load store load_apart store_apart element put stride select fma sqrt absolute maximum minimum LANES inf nan "
+    "product range min max sum_of_products sum_chain max_chain argmax_chain sum_columns max_columns".split()
 )
-_LIKE_OURS = re.compile(r"(i\d+|i_\w|at\d+|as_\w+|\w+_f(32|64))")
+_LIKE_OURS = re.compile(r"(i\d+|i_\w|row\d+|row_\w|at\d+|as_\w+|\w+_f(32|64))")
 
 
 def _wanted(call: Call) -> list[Any]:

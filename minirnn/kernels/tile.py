@@ -22,6 +22,7 @@ from numba.core import config as numba_config
 from numba.extending import intrinsic
 
 from .build import JIT_OFF
+from .pointers import pointer_at
 from .twins import place_in
 
 BLOCK = 64  # how many products one chain takes: part of the definition of every sum
@@ -68,6 +69,13 @@ def _splat(builder: Any, vector: Any, scalar: Any) -> Any:
     return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), zeros)
 
 
+def _prefetch(builder: Any, pointer: Any) -> None:
+    place, short = builder.bitcast(pointer, ir.IntType(8).as_pointer()), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [place.type, short, short, short])
+    prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(prefetch, [place, short(0), short(3), short(1)])  # to read; into all caches; it is data
+
+
 class _Tile:
     """Emits one shape: `rows` x (`panels` panels of `vectors` registers each)."""
 
@@ -106,6 +114,8 @@ class _Tile:
         chains = [[builder.phi(self.vector) for _ in self.columns] for _ in starts]
         (k, _), (a_place, _), (place, _) = counters
         right = []
+        if self.panels == 1:
+            _prefetch(builder, builder.gep(panel, [builder.add(place, apart)]))
         for number in range(self.panels):
             start = builder.gep(panel, [place])
             right += [self.load(p) for p in self.vectors_at(start, self.inside)]
@@ -186,8 +196,9 @@ def tile(rows: int, width: int, panels: int = 1) -> Any:
     """The tile of `rows` rows and `width` bytes of each of `panels` panels, as a function for kernels.
 
     It is called with the pointers and strides of `a` (rows x inner), the panel and the distance to the
-    next one, the pointer and row stride of `out`, the number of products, how many columns `out` has
-    from here on, and whether these are the first products of its sums.
+    next one (a tile of one panel asks the cache for a line at that distance with every row), the pointer
+    and row stride of `out`, the number of products, how many columns `out` has from here on, and whether
+    these are the first products of its sums.
     """
     if JIT_OFF:
         return _plain_tile(rows, width, panels)
@@ -246,9 +257,7 @@ def address(typing: Any, array: Any, offset: Any) -> Any:
     """The pointer to the element `offset` places after the first of an array, or after what a pointer shows."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        if isinstance(array, types.CPointer):
-            return builder.gep(args[0], [args[1]])
-        return builder.gep(context.make_array(array)(context, builder, args[0]).data, [args[1]])
+        return pointer_at(context, builder, array, *args)
 
     return types.CPointer(array.dtype)(array, types.int64), codegen
 
@@ -261,24 +270,6 @@ def move(typing: Any, pointer: Any, count: Any) -> Any:
         return builder.gep(args[0], [args[1]])
 
     return pointer(pointer, types.int64), codegen
-
-
-@intrinsic
-def copy_row(typing: Any, target: Any, source: Any) -> Any:
-    """Copy PANEL_BYTES from one pointer to another."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        size = source.dtype.bitwidth // 8
-        lanes = REGISTER_BYTES // size
-        vector = ir.VectorType(_element(source.dtype), lanes)
-        for offset in range(0, PANEL_BYTES // size, lanes):
-            to, from_ = (builder.gep(pointer, [_LONG(offset)]) for pointer in args)
-            value = builder.load(builder.bitcast(from_, vector.as_pointer()))
-            value.align = size
-            builder.store(value, builder.bitcast(to, vector.as_pointer())).align = size
-        return context.get_dummy_value()
-
-    return types.void(target, source), codegen
 
 
 @intrinsic
@@ -350,8 +341,3 @@ if JIT_OFF:
     def zero_of(pointer: Any) -> Any:
         """Zero, of the dtype that a pointer points to."""
         return pointer.dtype.type(0)
-
-    def copy_row(target: Any, source: Any) -> None:
-        """Copy PANEL_BYTES from one pointer to another."""
-        n = PANEL_BYTES // source.itemsize
-        target[:n] = source[:n]

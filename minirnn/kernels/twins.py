@@ -40,9 +40,14 @@ def put(array: Any, offset: int, value: Any) -> None:
     flat[place] = value
 
 
+def stride(array: Any, axis: int) -> int:
+    """How many elements apart an array's neighbours along an axis are."""
+    return int(array.strides[axis] // array.itemsize)
+
+
 def load(array: Any, offset: int, count: int) -> Any:
-    """The element at an offset."""
-    return element(array, offset)
+    """The element at an offset; zero, and nothing read, if `count` is 0 or less."""
+    return element(array, offset) if count > 0 else zeros(array)
 
 
 def zeros(array: Any) -> Any:
@@ -57,7 +62,7 @@ def store(array: Any, offset: int, value: Any, count: int) -> None:
 
 def load_apart(array: Any, offset: int, stride: int, count: int) -> Any:
     """As `load`."""
-    return element(array, offset)
+    return load(array, offset, count)
 
 
 def store_apart(array: Any, offset: int, stride: int, value: Any, count: int) -> None:

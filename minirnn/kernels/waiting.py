@@ -44,7 +44,7 @@ def number_at(typing_context: Any, address: Any) -> Any:
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
-        return builder.load_atomic(pointer, "monotonic", 8)
+        return builder.load_atomic(pointer, "acquire", 8)
 
     return types.int64(types.int64), emit
 

@@ -24,6 +24,7 @@ from .ragged import Ragged
 # What needs no looking into: arrays, and what a call takes besides them.
 _ARRAYS = frozenset({Tensor, Variable, np.ndarray})
 _PLAIN = frozenset({*_ARRAYS, type(None), bool})
+_SIMPLE = frozenset({type(None), bool, int, float, str})  # most attributes, which hold no weights
 DTYPES = {name: np.dtype(name) for name in config.FLOAT_DTYPES}
 
 _name_counts: Counter[str] = Counter()
@@ -291,23 +292,26 @@ class Layer:
         yield from vars(self).values()
         yield from self._added.variables
 
-    def _own_variables(self) -> list[Variable]:
-        found = unique(x for x in walk(self._members()) if isinstance(x, Variable))
-        return [v for v in found if v.trainable] + [v for v in found if not v.trainable]
+    def _parts(self) -> tuple[list[Variable], list[Layer]]:
+        """The Variables and the layers found among the members, each once."""
+        found = trees.unique(walk(self._members()))
+        return [x for x in found if isinstance(x, Variable)], [x for x in found if isinstance(x, Layer)]
 
     @property
     def sublayers(self) -> list[Layer]:
         """The layers found among the attributes, in order of assignment."""
-        return unique(x for x in walk(self._members()) if isinstance(x, Layer))
+        return self._parts()[1]
 
     def all_layers(self) -> list[Layer]:
         """This layer and all layers below it, each once, parents first."""
-        return unique([self, *(below for layer in self.sublayers for below in layer.all_layers())])
+        return trees.unique([self, *(below for layer in self.sublayers for below in layer.all_layers())])
 
     @property
     def weights(self) -> list[Variable]:
         """All Variables: the layer's own (trainable first), then those of its sublayers."""
-        return unique([*self._own_variables(), *(v for layer in self.sublayers for v in layer.weights)])
+        own, layers = self._parts()
+        own.sort(key=lambda v: not v.trainable)
+        return trees.unique([*own, *(v for layer in layers for v in layer.weights)])
 
     variables = weights
 
@@ -316,8 +320,9 @@ class Layer:
         """The Variables that training changes; none where `trainable` is False."""
         if not self.trainable:
             return []
-        own = [v for v in self._own_variables() if v.trainable]
-        return unique([*own, *(v for layer in self.sublayers for v in layer.trainable_variables)])
+        variables, layers = self._parts()
+        own = [v for v in variables if v.trainable]
+        return trees.unique([*own, *(v for layer in layers for v in layer.trainable_variables)])
 
     @property
     def non_trainable_variables(self) -> list[Variable]:
@@ -403,20 +408,15 @@ def _numpy_name(dtype: Any) -> str:
         raise DtypeError("unknown dtype", got=repr(dtype), expected='such as "float32"') from None
 
 
-def unique(values: Iterable[Any]) -> list[Any]:
-    """The values in first-seen order, each object once (== of Tensors is elementwise)."""
-    return list({id(x): x for x in values}.values())
-
-
-def walk(values: Iterable[Any]) -> Iterator[Any]:
+def walk(values: Iterable[Any]) -> list[Any]:
     """The Variables and layers among values, looking into lists, tuples and dicts."""
+    found = []
     for value in values:
-        if isinstance(value, (Variable, Layer)):
-            yield value
-        elif isinstance(value, dict):
-            yield from walk(value.values())
-        elif isinstance(value, (list, tuple)):
-            yield from walk(value)
+        if type(value) not in _SIMPLE and isinstance(value, (Variable, Layer)):
+            found.append(value)
+        elif isinstance(value, (dict, list, tuple)):
+            found += walk(value.values() if isinstance(value, dict) else value)
+    return found
 
 
 @contextmanager

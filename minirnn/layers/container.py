@@ -11,6 +11,7 @@ from ..autodiff import ops, random
 from ..autodiff.tensor import Tensor
 from ..autodiff.trace import abstract, eval_shapes
 from ..errors import ArgumentError, DtypeError, ShapeError, StateError
+from ..loop import swap_time
 from ..scan import hold, preceded, scan, scan_source
 from . import initializers, registry
 from .base import Layer, shape_text
@@ -19,7 +20,6 @@ from .functional import SymbolicTensor, cast, fitted
 from .masks import merged_mask
 from .ragged import Ragged, refuse_beside_ragged
 from .recurrent_unit import RecurrentUnit
-from .repeats import swap_time
 from .sequences import SequenceForm
 from .states import HeldStates, Stateful, TensorShape
 

@@ -20,7 +20,7 @@ from ..autodiff.tensor import Tensor, Variable
 from ..autodiff.trace import abstract, eval_shapes
 from ..errors import ArgumentError, DtypeError, FormatError, MinirnnError, ShapeError
 from . import registry
-from .base import Layer, shape_text, show, training_scope, unique
+from .base import Layer, shape_text, show, training_scope
 from .masks import attach_masks
 from .ragged import Ragged
 
@@ -318,7 +318,7 @@ class FunctionGraph:
                         got=repr(tensor),
                         expected="what Input() or a layer called on one returns",
                     )
-        if len(unique(self.inputs)) != len(self.inputs):
+        if len(trees.unique(self.inputs)) != len(self.inputs):
             raise ArgumentError("an Input stands twice among the inputs", got=[x.name for x in self.inputs])
         self.nodes = self._reachable()
         arguments = trees.flatten([(node.args, node.kwargs) for node in self.nodes])[0]
@@ -346,7 +346,7 @@ class FunctionGraph:
     @property
     def layers(self) -> list[Layer]:
         """The layers of the nodes, each once, in order of their first call."""
-        return unique(node.layer for node in self.nodes)
+        return trees.unique(node.layer for node in self.nodes)
 
     def __trace_state__(self) -> Any:
         """What a traced step can see of the graph, which itself never changes: layers, and arrays among arguments."""

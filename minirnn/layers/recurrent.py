@@ -12,12 +12,13 @@ from ..autodiff import ops, trees
 from ..autodiff.tensor import Tensor
 from ..autodiff.trace import eval_shapes, is_tracing
 from ..errors import ArgumentError, TraceError
+from ..loop import swap_time
 from ..scan import scan, scan_source
 from . import registry
 from .base import Layer, is_training, units_of
 from .masks import masks_of
 from .protocol import CellFace
-from .repeats import Repeat, Repeats, swap_time
+from .repeats import Repeat, Repeats
 from .sequences import SequenceForm, first_mask, split_call
 from .stacked import StackedRNNCells
 from .states import HeldStates, Stateful, as_floats, checked_states, zero_states
@@ -230,9 +231,9 @@ class RNN(Stateful, Layer):
             return step_to_last, trees.map(lambda ys: ops.zeros(ys.shape[1:], ys.dtype), no_outputs)
         return step_to_last, trees.map(lambda y: ops.zeros(y.shape, y.dtype), outputs)
 
-    def _finish(self, states: Any, outputs: Any, mask: Any) -> Any:
+    def _finish(self, states: Any, outputs: Any, mask: Any, is_arranged: bool = False) -> Any:
         """What the layer returns for the results of the scan; a stateful layer keeps the states."""
-        if self.return_sequences:
+        if self.return_sequences and not is_arranged:
             outputs = trees.map(lambda ys: self._arranged(ys, mask), outputs)
         if self.stateful:
             self._held.keep(states)
@@ -283,6 +284,8 @@ class RNN(Stateful, Layer):
         return ys if self.time_major else swap_time(ys)
 
     def _result(self, outputs: Any, states: Any) -> Any:
+        if type(outputs) is Tensor and not self.return_state:
+            return outputs
         flat = trees.flatten(outputs)[0]
         if self.return_state:
             return [*flat, *(states if isinstance(states, (list, tuple)) else trees.flatten(states)[0])]

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..autodiff import ops, trees
+from ..autodiff import trees
 from ..autodiff.tensor import Tensor, current_trace, is_recording, wrap
+from ..loop import swap_time
 from ..scan import Rerun
 from .base import DTYPES, is_observed
 
@@ -35,7 +36,9 @@ class Repeat:
         self.kinds = [(t.shape, t.dtype) for t in leaves]
         self.blank, self.blank_form = trees.flatten(blank)
         self.dtype, self.axes = xs.dtype, (1, 0, *range(2, xs.ndim))
-        self.rerun = Rerun(step, states if blank is None else (states, blank), xs, layer.go_backwards)
+        self.batch_first = layer.return_sequences and not layer.time_major and not layer.go_backwards
+        init = states if blank is None else (states, blank)
+        self.rerun = Rerun(step, init, xs, layer.go_backwards, self.batch_first)
 
     def __call__(self, layer: RNN, inputs: Any) -> Any:
         """What the layer returns for these inputs; None if anything has changed that the call depends on."""
@@ -60,7 +63,7 @@ class Repeat:
         )
         if layer.return_state or layer.stateful:
             states = trees.unflatten(self.states_form, carry[:count])
-        return layer._finish(states, outputs, None)
+        return layer._finish(states, outputs, None, is_arranged=self.batch_first)
 
     def _states(self, layer: RNN, inputs: Any) -> list[Any]:
         batch = inputs.shape[layer.batch_axis]
@@ -108,9 +111,3 @@ class Repeats:
 
     def __reduce__(self) -> Any:
         return Repeats, ()
-
-
-def swap_time(x: Any) -> Any:
-    """(B, T, ...) as (T, B, ...), and back."""
-    axes = (1, 0, *range(2, x.ndim))
-    return ops.transpose(x, axes) if is_recording() or type(x) is not Tensor else wrap(x.value.transpose(axes))

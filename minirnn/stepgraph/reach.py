@@ -191,7 +191,7 @@ class Reach:
             own = special.get(place)
             child = self._visit(part) if own is None else self._read(part, own)
             if child is not None:
-                seen.inner.append((place, child))
+                seen.inner.append((place, child.is_same))
             if child is None or child.is_fixed:
                 self._watch(part)
             else:

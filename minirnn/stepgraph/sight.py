@@ -35,7 +35,7 @@ def array_word(x: Any) -> tuple[Any, Any]:
 class Seen:
     """An object that has parts: how they are read, and by their addresses which ones it had.
 
-    `inner` are those parts that have parts themselves, by their places.  At the places in `loose`
+    `inner` has the `is_same` of those parts that have parts themselves, with their places.  At the places in `loose`
     there may be another object: one with the same contents, or one that does not matter.
     """
 
@@ -57,8 +57,8 @@ class Seen:
         found = [*map(id, parts)]
         if found != self.parts and not self._differs_loosely(found):
             return False
-        for place, seen in self.inner:
-            if not seen.is_same(parts[place], met, arrays):
+        for place, is_same in self.inner:
+            if not is_same(parts[place], met, arrays):
                 return False
         return True
 
@@ -84,7 +84,8 @@ class SeenArray:
         met.append(id(x))
         if type(x) is Variable and x.mask is None and self.mask is None:  # what `array_word` says, at less cost
             arrays.append(x)
-            return x.shape == self.shape and x.dtype == self.dtype and x.trainable is self.trainable
+            is_alike = x.dtype is self.dtype or x.dtype == self.dtype
+            return is_alike and x.shape == self.shape and x.trainable is self.trainable
         if not isinstance(x, (Tensor, np.ndarray, np.generic)):
             return False
         word, outer = array_word(x)

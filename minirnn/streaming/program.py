@@ -17,6 +17,7 @@ from ..stepgraph.trace import trace_whole_step
 
 Buffers = list[np.ndarray]
 Carries = tuple[Buffers, Buffers]  # a run reads one side and writes the other
+Outputs = list[Callable[[], np.ndarray]]  # what makes new arrays of them until the next run
 
 
 class Program:
@@ -58,14 +59,14 @@ class Program:
         # The user's own arrays may change without notice.
         self._is_current = all(isinstance(source, Tensor) for source in self._sources)
 
-    def _bind(self, side: int) -> tuple[Callable[[], None], Buffers] | None:
+    def _bind(self, side: int) -> tuple[Callable[[], None], Outputs] | None:
         """The compiled step from one side of the carry to the other, which leaves its outputs where they were."""
         arrays = [*self._carries[side], *self._xs, *self._closed]
         bound = kernels().bind(self._graph, arrays, self._carries[1 - side])
-        return None if bound is None else (bound[0], [y[0] for y in bound[1]])
+        return None if bound is None else (bound[0], [y[0].copy for y in bound[1]])
 
-    def run(self, side: int) -> Buffers:
-        """One step from that side of the carry to the other; returns the outputs, valid until the next run."""
+    def run(self, side: int) -> Outputs:
+        """One step from that side of the carry to the other."""
         for weight, value in self._weights:
             if weight.value is not value:
                 self._is_current = False
@@ -74,14 +75,15 @@ class Program:
             self._prepare()
         bound = self._bound[side]
         if bound is not None:
-            bound[0]()
-            return bound[1]
+            step, outputs = bound
+            step()
+            return outputs
         after = self._carries[1 - side]
         arrays = [*self._carries[side], *self._xs, *self._closed]
-        outputs = run_forward(self._graph, arrays, 1, False, self._engine)
-        for buffer, value in zip(after, outputs):
+        results = run_forward(self._graph, arrays, 1, False, self._engine)
+        for buffer, value in zip(after, results):
             buffer[...] = value
-        return [y[0] for y in outputs[len(after) :]]
+        return [y[0].copy for y in results[len(after) :]]
 
 
 class Reference:
@@ -95,7 +97,7 @@ class Reference:
         self._step, self._xs, self._x_form, self._clock = step, xs, x_form, clock
         self._carries, self._carry_form = carries, carry_form
 
-    def run(self, side: int) -> Buffers:
+    def run(self, side: int) -> Outputs:
         """See Program."""
         carry = trees.unflatten(self._carry_form, [wrap(array) for array in self._carries[side]])
         x = trees.unflatten(self._x_form, [wrap(array) for array in self._xs])
@@ -104,7 +106,7 @@ class Reference:
             new, outputs = self._step(carry, x)
         for buffer, value in zip(self._carries[1 - side], trees.flatten(new)[0], strict=True):
             buffer[...] = value.value
-        return [y.value for y in outputs]
+        return [y.value.copy for y in outputs]
 
 
 def hoisted(graph: StepGraph) -> tuple[StepGraph, StepGraph, list[int]]:

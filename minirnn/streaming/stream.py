@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 from .. import config
 from ..autodiff import random, trees
@@ -128,22 +129,22 @@ class Stream:
         repeat the recurrent layers' outputs.  An output without time axis is that of the steps so far.
         Raises ShapeError, DtypeError or ArgumentError with nothing changed.
         """
-        if len(xs) != len(self._room):
+        room = self._room
+        if len(xs) != len(room):
             self._refuse_number(len(xs))
-        for x, (_, shape, dtype) in zip(xs, self._room):
-            if type(x) is not np.ndarray or x.shape != shape or x.dtype is not dtype:
-                xs = tuple([self._fitted(x, number) for number, x in enumerate(xs)])
-                break
+        for x, (buffer, shape, dtype) in zip(xs, room):
+            if type(x) is not ndarray or x.shape != shape or x.dtype is not dtype:
+                x = self._fitted(x, buffer)
+            buffer[...] = x  # which is no change yet: the next push writes it anew
         program = self._program if mask is None else self._with_mask(mask)
-        for x, (buffer, _, _) in zip(xs, self._room):
-            buffer[...] = x
-        outputs = program.run(self._side)
-        self._side = 1 - self._side
+        side = self._side
+        made = program.run(side)
+        self._side = 1 - side
         if program.draws:
             self._time += 1
         if self._is_bare:
-            return outputs[0].copy()
-        return trees.unflatten(self._form, [y.copy() for y in outputs])
+            return made[0]()
+        return trees.unflatten(self._form, [array() for array in made])
 
     def _with_mask(self, mask: Any) -> Any:
         """The program for steps with a mask, the mask being put where it reads it."""
@@ -167,9 +168,10 @@ class Stream:
             expected=f"{len(self._xs)}" + (f": {expected}" if expected else ""),
         )
 
-    def _fitted(self, x: Any, number: int) -> np.ndarray:
+    def _fitted(self, x: Any, buffer: np.ndarray) -> np.ndarray:
         """An array that the buffer of an input can take; errors name the input."""
-        buffer, where = self._xs[number], f"{self._label}: push: input {self._names[number]!r}"
+        number = next(number for number, each in enumerate(self._xs) if each is buffer)
+        where = f"{self._label}: push: input {self._names[number]!r}"
         array = _numbers(x, buffer.dtype, where)
         if array.shape != buffer.shape:
             fix = None

@@ -75,20 +75,21 @@ def forward(name: str, dtype: str, given: Rows, mask: Any = None) -> Rows:
     if name == "attention":
         query, kernel = weights(dtype)
         step = steps.attention(query, given["memory"], kernel)
-        h, ys = mr.scan(step, given["h"], np.swapaxes(given["x"], 0, 1))
+        turned = None if mask is None else np.swapaxes(mask, 0, 1)
+        h, ys = mr.scan(step, given["h"], np.swapaxes(given["x"], 0, 1), mask=turned)
         return {"h": h, **{f"y {k}": mr.ops.swapaxes(y, 0, 1) for k, y in ys.items()}}
     states = [given["h"], given["c"]] if name == "lstm" else [given["h"]]
     y, *new_states = layer(name, dtype)(given["x"], initial_state=states, mask=mask)
     return {"y": y, **dict(zip("hc", new_states, strict=False))}
 
 
-def gradients(name: str, dtype: str, given: Rows) -> Rows:
+def gradients(name: str, dtype: str, given: Rows, mask: Any = None) -> Rows:
     """The gradients of a curved loss towards the weights and towards x."""
     sources = weights(dtype) if name == "attention" else layer(name, dtype).trainable_variables
     x = mr.Tensor(given["x"])
     with mr.Tape() as tape:
         tape.watch([*sources, x])
-        made = forward(name, dtype, {**given, "x": mr.ops.swapaxes(mr.ops.swapaxes(x, 0, 1), 0, 1)})
+        made = forward(name, dtype, {**given, "x": mr.ops.swapaxes(mr.ops.swapaxes(x, 0, 1), 0, 1)}, mask)
         loss = sum((value * value).sum() for value in made.values())
     *slopes, of_x = tape.gradient(loss, [*sources, x])
     return {"x": of_x, **{f"weight {k}": slope for k, slope in enumerate(slopes)}}

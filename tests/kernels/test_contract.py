@@ -140,7 +140,7 @@ def test_a_kernel_whose_slots_are_empty_raises(monkeypatch: pytest.MonkeyPatch) 
         each.slots["float32"].value = None
         monkeypatch.setattr(outline, "prepare", lambda dtype, used: None)
         try:
-            if each.function.__name__ == "multiply":
+            if each.function.__name__ == "product":
                 with pytest.raises(RuntimeError, match="prepare"):
                     cases.product(a, a.T)
         finally:

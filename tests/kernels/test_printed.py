@@ -15,8 +15,8 @@ import pytest
 from minirnn import RecurrentContainer, ops
 from minirnn.kernels import contract, elementary, lanes
 from minirnn.kernels.heavy import lower
+from minirnn.kernels.printed import source
 from minirnn.kernels.program import Call, Nest, Write
-from minirnn.kernels.run import source
 from minirnn.layers import Concatenate, Dense, Input
 from minirnn.scan import step_graph
 from tests.stepgraph.steps import EXAMPLES, numbers
@@ -51,7 +51,7 @@ def check_names(text: str) -> None:
     # What is no loop variable, no count and no carry's place is given a value once.
     again = [n for n, k in collections.Counter(assigned).items() if k > 1]
     assert all(
-        re.fullmatch(r"i\w+|[stkmxp]\d*|steps|first\d*|part|total|entry|best|\w+_(now|next)", n) for n in again
+        re.fullmatch(r"i\w+|row\w+|[stkmxp]\d*|steps|first\d*|part|total|entry|best|\w+_(now|next)", n) for n in again
     ), again
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -229,3 +230,36 @@ def test_other_processors_give_the_same_bits(machine: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("machine", MACHINES)
 def test_other_processors_give_the_same_bits_of_everything(machine: str, tmp_path: Path) -> None:
     check_on(machine, tmp_path, "float32,float64", ["lstm", "gru", "attention"])
+
+
+# sums over time ----------------------------------------------------------------------------------
+@draws
+@given(batch=st.integers(2, 9), length=st.integers(1, 40), batch_first=st.booleans())
+def test_it_does_not_show_who_sums_over_time(batch: int, length: int, batch_first: bool) -> None:
+    """Gradients of weights have the same bits in a kernel of few steps and from what it stacked for threads."""
+    layer, x = subject_layer(batch_first), numbers("float32", *((batch, length) if batch_first else (length, batch)), 5)
+    kernels = []
+    make = run.Kernel.__call__
+
+    def noted(kernel: Any, *arguments: Any) -> Any:
+        kernels.append(kernel)
+        return make(kernel, *arguments)
+
+    def of_weights() -> Any:
+        with mr.Tape() as tape:
+            loss = (layer(x) ** 2).sum()
+        return [np.asarray(g) for g in tape.gradient(loss, layer.trainable_variables)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run.Kernel, "__call__", noted)
+        together = of_weights()
+        (kernel,) = [k for k in kernels if k.graph.sums]
+        assert length <= kernel.most_summed and None not in kernel.sum_places
+        patch.setattr(kernel, "most_summed", 0)
+        apart = of_weights()
+    assert all(same(a, b) for a, b in zip(together, apart, strict=True))
+
+
+@functools.cache
+def subject_layer(batch_first: bool) -> Any:
+    return LSTM(7, return_sequences=True, time_major=not batch_first)

@@ -83,6 +83,38 @@ def test_repeated_calls_are_right(kind: Any, options: dict[str, Any], whole_call
     assert len(whole_calls) - before == (0 if layer.stateful else 3)  # those of the reference engine
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"return_sequences": True}, {"return_sequences": True, "return_state": True},
+     {"return_sequences": True, "go_backwards": True}, {"return_sequences": True, "time_major": True}],
+    ids=str,
+)  # fmt: skip
+def test_first_and_second_gradients_of_repeated_calls(options: dict[str, Any], whole_calls: list[int]) -> None:
+    layer = made(**options)
+    x = mr.Tensor(inputs(*((T, B) if layer.time_major else (B, T)), F))
+    layer(x)
+    before = len(whole_calls)
+
+    def gradients() -> list[np.ndarray]:
+        variables = layer.trainable_variables
+        with mr.Tape() as outer:
+            outer.watch(x)
+            with mr.Tape() as tape:
+                tape.watch(x)
+                outputs = layer(x)
+                loss = sum((y**3).sum() for y in mr.autodiff.trees.flatten(outputs)[0])
+            first = tape.gradient(loss, [x, *variables])
+            size = sum((g**2).sum() for g in first)
+        return flat([first, outer.gradient(size, [x, *variables])])
+
+    got = gradients()
+    assert len(whole_calls) == before
+    with mr.engine("reference"):
+        wanted = gradients()
+    for a, b in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
+
+
 def test_a_stateful_layer_goes_on_and_begins_again() -> None:
     layer, whole = made(stateful=True), made()
     whole.set_weights(layer.get_weights())
