@@ -29,7 +29,7 @@ MORE = [(name, dtype) for name in SUBJECTS for dtype in ("float32", "float64") i
 each_subject = pytest.mark.parametrize(
     "name, dtype", [*CASES, *[pytest.param(*case, marks=pytest.mark.slow) for case in MORE]]
 )
-draws = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+draws = settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(autouse=True)

@@ -72,7 +72,7 @@ def evaluate(name: str, given_rows: Any, mask: np.ndarray) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("name, dtype", [("lstm", "float32"), ("attention", "float32"), ("gru", "float64")])
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 12), st.integers(1, 8), st.integers(1, 3), st.data())
 def test_shares_do_not_show(
     name: str, dtype: str, eager: list[int], batch: int, length: int, threads: int, data: Any
