@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..autodiff.primitive import Primitive
-from . import elementary, matmul
+from . import elementary, held, matmul
 from .text import LARGEST_PRODUCT
 
 
@@ -31,6 +31,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "contract": matmul.contract_arrays,
     "sum": matmul.sum_over,
     "power_by_number": power_by_number,
+    "hold": held.hold,
+    "unhold": held.unhold,
 }
 
 

@@ -12,16 +12,15 @@ from __future__ import annotations
 import functools
 import math
 import threading
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from .. import config
 from ..autodiff import contraction
-from . import build, outline, threads
-from .build import library_function
+from . import build, threads
 from .contract import PACKING_BYTES, aligned_empty, multiply_chunks, pack, sum_chain, sum_columns
+from .parts import array_part
 from .tile import PANEL_BYTES, address
 
 if build.JIT_OFF:
@@ -36,7 +35,7 @@ _ADDITIONS_WORTH_THREADS = 1_000_000
 _FLOATS = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
 
 
-@library_function
+@array_part("products of arrays", uses=("multiply_chunks",), reads=(3, 3), writes=(3, 1), integers=4)
 def _multiply_part(a: Any, b: Any, out: Any, scratch: Any, row: int, rows: int, column: int, columns: int) -> None:
     """Rows and columns of out (N, R, C) = a (N, R, K) times b (N, K, C); `scratch` takes the packed chunks."""
     for n in range(a.shape[0]):
@@ -49,7 +48,7 @@ def _multiply_part(a: Any, b: Any, out: Any, scratch: Any, row: int, rows: int, 
         )  # fmt: skip
 
 
-@library_function
+@array_part("sums of arrays", uses=("sum_chain", "sum_columns"), reads=(3,), writes=(2,), integers=4)
 def _sum_part(x: Any, out: Any, first: int, stop: int, column: int, columns: int) -> None:
     """Entries and columns of out (L, R): the sums over the middle axis of x (L, n, R)."""
     n, entry, step, neighbour = x.shape[1], stride(x, 0), stride(x, 1), stride(x, 2)
@@ -61,53 +60,15 @@ def _sum_part(x: Any, out: Any, first: int, stop: int, column: int, columns: int
                 put(out, i * out.shape[1] + c, sum_chain(x, i * entry + c * neighbour, step, n))
 
 
-@library_function
+@array_part("the packing of arrays", uses=("pack",), reads=(2,), writes=(1,), integers=1)
 def _pack_part(matrix: Any, panels: Any, at: int) -> None:
     pack(matrix, 0, stride(matrix, 0), stride(matrix, 1), matrix.shape[0], matrix.shape[1], panels, at)
 
 
 # calling -----------------------------------------------------------------------------------------
-class _Part(NamedTuple):
-    """What one of the functions above is compiled for."""
-
-    label: str
-    used: tuple[str, ...]  # outlined functions
-    reads: tuple[int, ...]  # the ranks of the arrays that it reads, of any strides
-    writes: tuple[int, ...]
-    integers: int
-
-    def signature(self, dtype: str) -> str:
-        """The types of its arguments, as Numba writes them."""
-        reads = [f"Array({dtype}, {rank}, 'A', readonly=True)" for rank in self.reads]
-        writes = [f"Array({dtype}, {rank}, 'C')" for rank in self.writes]
-        return f"void({', '.join([*reads, *writes, *['int64'] * self.integers])})"
-
-
-_PARTS = {
-    _multiply_part: _Part("products of arrays", ("multiply_chunks",), (3, 3), (3, 1), 4),
-    _sum_part: _Part("sums of arrays", ("sum_chain", "sum_columns"), (3,), (2,), 4),
-    _pack_part: _Part("the packing of arrays", ("pack",), (2,), (1,), 1),
-}
-_ready: set[tuple[Callable[..., Any], str]] = set()
-
-
-def _prepared(function: Any, dtype: Any) -> Any:
-    """A function of this module, compiled or loaded for a dtype."""
-    if (function, dtype) not in _ready:
-        if not build.JIT_OFF:
-            part = _PARTS[function]
-            outline.prepare(dtype, part.used)
-            with build._lock:
-                function.disable_compile(False)
-                build._compile(function, part.signature(dtype.name), part.label)
-                function.disable_compile()  # arrays of other layouts are taken as these
-        _ready.add((function, dtype))
-    return function
-
-
 def pack_array(matrix: Any, panels: Any, at: int) -> None:
     """Lay a matrix of any strides out in panels, from panels[at] on."""
-    _prepared(_pack_part, panels.dtype)(matrix, panels, at)
+    _pack_part.of(panels.dtype)(matrix, panels, at)
 
 
 class _Scratch(threading.local):
@@ -148,7 +109,7 @@ def matmul(a: Any, b: Any) -> Any:
     out = np.empty((count, rows, columns), a.dtype)
     if out.size == 0:
         return out
-    part = _prepared(_multiply_part, a.dtype)
+    part = _multiply_part.of(a.dtype)
     if build.JIT_OFF:  # where a pointer cannot go back
         a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
     if out.size * inner < _PRODUCTS_WORTH_THREADS:
@@ -216,7 +177,7 @@ def sum_over(x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
     order, parts, shape = _sum_plan(x.shape, axis, keepdims)
     out = np.empty(shape, x.dtype)
     if out.size:
-        part = _prepared(_sum_part, x.dtype)
+        part = _sum_part.of(x.dtype)
         x, made = x.transpose(order).reshape(parts), out.reshape(parts[0], parts[2])
         if build.JIT_OFF:
             x = np.ascontiguousarray(x)
