@@ -7,7 +7,8 @@ own at every step.  Its part of the weights stays in the cache of its core.
 
 Nobody waits for a helper to come: a share that none has claimed when the first thread is through with its own
 becomes its own, too.  So helpers may come late, leave, or be held up between products.  A number counts the
-products; whoever changes a share's claim from the last number to this one computes it.
+products; whoever changes a share's claim from the last number to this one computes it.  Only a helper whose core
+goes to another process while it computes is waited for, some milliseconds; after that the kernel goes on alone.
 
 What they write to one another stands in a few int64, on cache lines by who writes: the product's number (-1: there
 will be no more), the number of shares, the multiply-adds below which a product is not shared; the product's
@@ -33,8 +34,11 @@ _NUMBER, _SHARES, _LEAST, _OPERANDS, _CLAIMS = 0, 1, 2, 8, 24
 _LINE = 8  # int64 on a cache line
 _DONE = 1  # after a share's claim
 OVER = -1
-# Looks at memory, some 2 ns each, after which a thread lets others have its core, and a helper leaves for a while.
-PATIENCE = 40_000
+# Looks at memory, some 2 ns each, after which a thread lets others have its core: the one it waits for may be there.
+_PATIENCE = 4_000
+# Looks for a share that a helper has claimed, after which it is plain that its core was taken away from it.
+_TOO_MANY = 50_000
+_NOTHING_IS_SHARED = 2**62  # multiply-adds
 
 
 class Team:
@@ -49,9 +53,9 @@ class Team:
         self.address = self.memory.ctypes.data
 
     @property
-    def over(self) -> bool:
-        """Whether there will be no more products."""
-        return bool(self.memory[_NUMBER] == OVER)
+    def held_up(self) -> bool:
+        """Whether a helper was away with a share that it had claimed."""
+        return bool(self.memory[_LEAST] == _NOTHING_IS_SHARED)
 
     def leave(self) -> None:
         """Tell the helpers that there will be no more products."""
@@ -161,21 +165,23 @@ def finish_share(team: int, share: int, number: int) -> None:
 
 @library_function
 def await_share(team: int, share: int, number: int) -> None:
-    """Wait until a share that a helper has claimed has been computed."""
+    """Wait until a share that a helper has claimed has been computed; if that takes long, nothing more is shared."""
     looks = 0
     while number_at(team + 8 * (_CLAIMS + share * _LINE + _DONE)) != number:
         looks = look_again(looks)
-        if looks % PATIENCE == 0:
-            give_way()
+    if looks > _TOO_MANY:
+        int64_at(team)[_LEAST] = _NOTHING_IS_SHARED
 
 
 @library_function
 def look_again(looks: int) -> int:
-    """One look more.
+    """One look more at memory; how many it makes.
 
     A short rest at times leaves something to the core's other thread.  Resting each time, a thread is seen to be
     idle by what runs a virtual machine, which takes its core away for microseconds: 1.3 ms became 1.1 so.
     """
     if looks % 64 == 63:
         rest()
+    if looks % _PATIENCE == _PATIENCE - 1:
+        give_way()
     return looks + 1
