@@ -23,10 +23,10 @@ from .waiting import number_at
 _WORTH_HELP = 180_000  # multiply-adds of a product: for a row they take 6 us, and with a helper 4
 # As many as take ten times as long as it takes a helper to come.
 _WORTH_A_TEAM = 10_000_000
-# Seconds without teams after one whose helper lost its core to another process: that costs some 10 ms, where a whole
-# kernel takes 5.
+# Seconds without teams after two in turn whose helpers lost their cores to other processes: each costs some 10 ms,
+# where a whole kernel takes 5.  One alone means little: a helper just woken may begin on the caller's core.
 _WITHOUT = 0.5
-_without_until = 0.0
+_held_up, _without_until = 0, 0.0  # in turn; a time
 
 
 class Help(NamedTuple):
@@ -73,12 +73,13 @@ def run(kernel: Callable[[int], None], wish: Help) -> None:
         if share > 0:
             _help(like, team.address, share)
             return
-        global _without_until
+        global _held_up, _without_until
         try:
             kernel(team.address)
         finally:
             team.leave()
-        if team.held_up:
+        _held_up = _held_up + 1 if team.held_up else 0
+        if _held_up > 1:
             _without_until = time.monotonic() + _WITHOUT
 
     threads.run(take_part, [(share,) for share in range(shares)])
