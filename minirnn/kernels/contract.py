@@ -17,7 +17,7 @@ import numpy as np
 
 from .build import JIT_OFF, library_function
 from .outline import outlined
-from .team import await_share, claim_share, operands_of, post, shares_of
+from .team import await_share, operands_of, post, shares_of, take_over
 from .tile import (
     BLOCK,
     MAIN_BYTES,
@@ -137,7 +137,7 @@ def multiply_together(
         return
     multiply_share(a, team, 0)
     for share in range(1, shares_of(team)):
-        if claim_share(team, share, number):
+        if take_over(team, share, number):
             multiply_share(a, team, share)
         else:
             await_share(team, share, number)

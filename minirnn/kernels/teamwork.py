@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from .build import library_function
 from .contract import multiply_share
 from .lower import Lowering
 from .program import Coefficient, Product
-from .team import OVER, PATIENCE, Team, claim_share, finish_share, look_again
+from .team import OVER, Team, claim_share, finish_share, look_again
 from .tile import address
 from .waiting import number_at
 
@@ -23,6 +23,10 @@ from .waiting import number_at
 _WORTH_HELP = 180_000  # multiply-adds of a product: for a row they take 6 us, and with a helper 4
 # As many as take ten times as long as it takes a helper to come.
 _WORTH_A_TEAM = 10_000_000
+# Seconds without teams after two in turn whose helpers lost their cores to other processes: each costs some 10 ms,
+# where a whole kernel takes 5.  One alone means little: a helper just woken may begin on the caller's core.
+_WITHOUT = 0.5
+_held_up, _without_until = 0, 0.0  # in turn; a time
 
 
 class Help(NamedTuple):
@@ -54,8 +58,9 @@ def _value(coefficient: Coefficient) -> int:
 
 
 def at_hand() -> bool:
-    """Whether there are other threads, and each would have a core."""
-    return not build.JIT_OFF and 1 < config.current_threads() <= config.usable_cores()
+    """Whether there are other threads, and each would have a core, as far as is known."""
+    enough = not build.JIT_OFF and 1 < config.current_threads() <= config.usable_cores()
+    return enough and time.monotonic() >= _without_until
 
 
 def run(kernel: Callable[[int], None], wish: Help) -> None:
@@ -65,19 +70,21 @@ def run(kernel: Callable[[int], None], wish: Help) -> None:
     team, like = Team(shares, _WORTH_HELP), np.empty(0, wish.dtype)
 
     def take_part(share: int) -> None:
-        if share == 0:
-            try:
-                kernel(team.address)
-            finally:
-                team.leave()
-        while not team.over:
+        if share > 0:
             _help(like, team.address, share)
-            _give_way()
+            return
+        global _held_up, _without_until
+        try:
+            kernel(team.address)
+        finally:
+            team.leave()
+        _held_up = _held_up + 1 if team.held_up else 0
+        if _held_up > 1:
+            _without_until = time.monotonic() + _WITHOUT
 
     threads.run(take_part, [(share,) for share in range(shares)])
 
 
-_give_way: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
 _ready: set[str] = set()
 
 
@@ -93,12 +100,9 @@ def _prepare(dtype: Any) -> None:
 
 @library_function
 def _help(like: Any, team: int, share: int) -> None:
-    """Compute a share of each product of a team, until there are no more or there has been none for some time.
-
-    like: any array of the dtype.
-    """
+    """Compute a share of each product of a team until there are no more.  like: any array of the dtype."""
     number, looks = 0, 0
-    while looks < PATIENCE and number != OVER:
+    while number != OVER:
         before, number = number, number_at(team)
         if number != before and claim_share(team, share, number):
             multiply_share(address(like, 0), team, share)

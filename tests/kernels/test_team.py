@@ -43,6 +43,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     run = teamwork.run
     monkeypatch.setattr(teamwork, "_WORTH_HELP", 1)
     monkeypatch.setattr(teamwork, "_WORTH_A_TEAM", 1)
+    monkeypatch.setattr(teamwork, "_WITHOUT", 0.0)
     monkeypatch.setattr(config, "usable_cores", lambda: 8)
     monkeypatch.setattr(teamwork, "run", lambda kernel, wish: (seen.append(wish), run(kernel, wish)))
     # With layers and kernels of their own.
@@ -147,6 +148,7 @@ def test_helpers_compute_shares(height: int, count: int, columns: int) -> None:
         deadline = time.monotonic() + MANY
         while len(finished) < count - 1 and time.monotonic() < deadline:
             out[:] = np.nan
+            memory[2] = 0  # on a busy machine a helper may have been held up
             _products(a, panels, out, height, inner, columns, address)
             assert cases.same(out, wanted)
             finished.update(k for k in range(1, count) if memory[24 + 8 * k + 1])
@@ -169,6 +171,37 @@ def test_helpers_that_do_not_come_are_not_waited_for(
         assert differing(forward("lstm", "float32", given), wanted) == []
     assert len(runs) == 1
     threads._count = 0
+
+
+def test_after_helpers_were_held_up_twice_there_are_no_teams_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The helper comes back late with its share: it is played by a thread that claims one and rests."""
+    monkeypatch.setattr(teamwork, "_WITHOUT", 100.0)
+    monkeypatch.setattr(teamwork, "_held_up", 0)
+    monkeypatch.setattr(teamwork, "_without_until", 0.0)
+    real, late = teamwork._help, threading.Event()
+
+    def help_late(like: Any, address: int, share: int) -> None:
+        memory = np.ctypeslib.as_array((ctypes.c_int64 * 48).from_address(address))
+        memory[32] = 1  # the first product's share is claimed
+        late.set()
+        time.sleep(0.2)
+        memory[33] = 1  # and computed
+        real(like, address, share)
+
+    def kernel(address: int) -> None:
+        a, panels, out = (contract.aligned_empty(n, "float32") for n in (64, 64 * 128, 128))
+        late.wait(MANY)
+        _products(a, panels, out, 1, 64, 128, address)
+
+    teamwork._prepare(np.dtype("float32"))
+    _products(*(contract.aligned_empty(n, "float32") for n in (64, 64 * 128, 128)), 1, 64, 128, 0)
+    monkeypatch.setattr(teamwork, "_help", help_late)
+    with mr.threads(2):
+        for _ in range(2):
+            assert teamwork.at_hand()
+            late.clear()
+            teamwork.run(kernel, teamwork.Help(np.dtype("float32"), 1, 2))
+        assert not teamwork.at_hand()
 
 
 def test_helpers_leave_a_kernel_that_fails() -> None:
@@ -212,6 +245,7 @@ from minirnn.kernels import teamwork
 from tests.kernels import same_bits_cases as cases
 
 teamwork._WORTH_HELP = teamwork._WORTH_A_TEAM = 1
+teamwork._WITHOUT = 0.0
 config.usable_cores = lambda: 8
 mr.engine("cpu")
 given = cases.rows("lstm", "float32", 1, 30)
