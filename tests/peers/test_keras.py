@@ -7,13 +7,11 @@ only if the initial state is not zero.  So the masked cases here start valid or 
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.peers import Need
 from tests.reference import mutants, subjects
 from tests.reference.cells import KINDS, Array, Case, gradient_names, random_case
 from tests.reference.checks import assert_agree
@@ -24,19 +22,6 @@ TOLERANCE = 1e-5
 RIGHT_PADDED = np.arange(7) < np.array([[4], [7], [1]])
 HOLES = np.array([[1, 0, 1, 1, 0, 0, 1], [1, 1, 0, 0, 1, 0, 1], [1, 1, 1, 1, 1, 1, 1]], bool)
 LEFT_PADDED_AND_EMPTY = np.array([[0, 0, 1, 1, 0, 1, 0], [0, 0, 0, 0, 0, 0, 0], [0, 1, 1, 1, 1, 1, 1]], bool)
-
-
-@pytest.fixture(scope="module")
-def keras(need: Need, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Keras on JAX, kept from reading or writing a configuration in the home folder."""
-    need("jax")
-    with pytest.MonkeyPatch.context() as patch:
-        if "keras" not in sys.modules:
-            patch.setenv("KERAS_BACKEND", "jax")
-            patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
-        found = need("keras")
-    assert found.backend.backend() == "jax", "Keras was imported with another backend before"
-    return found
 
 
 def run_keras(keras: Any, case: Case) -> dict[str, Array]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 
 import minirnn as mr
 from minirnn import layers
-from tests.peers import Need
 from tests.reference.cells import Array
 from tests.reference.checks import assert_agree
 
@@ -21,16 +19,6 @@ B, T, F, U = 3, 6, 2, 4
 X = RNG.normal(size=(B, T, F)).astype("float32")
 # Rows begin valid: before its first valid step Keras on JAX shows the state instead of zeros (semantics D4).
 MASK = np.array([[1, 0, 1, 1, 0, 0], [1, 1, 0, 0, 1, 0], [1, 1, 1, 1, 1, 1]], bool)
-
-
-@pytest.fixture(scope="module")
-def keras(need: Need, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    need("jax")
-    with pytest.MonkeyPatch.context() as patch:
-        if "keras" not in sys.modules:
-            patch.setenv("KERAS_BACKEND", "jax")
-            patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
-        return need("keras")
 
 
 def one_state(layer: Any, ops: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 
 from minirnn import models  # noqa: F401  it registers Sequential
 from minirnn.layers import registry
-from tests.peers import Need
 from tests.reference.checks import max_error
 
 pytestmark = pytest.mark.peers
@@ -20,16 +18,6 @@ pytestmark = pytest.mark.peers
 RNG = np.random.default_rng(73)
 X = RNG.normal(size=(3, 6, 4)).astype("float32")
 IDS = np.array([[1, 2, 0, 3, 0, 0], [4, 4, 1, 0, 2, 5], [0, 1, 2, 3, 4, 5]])
-
-
-@pytest.fixture(scope="module")
-def keras(need: Need, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    need("jax")
-    with pytest.MonkeyPatch.context() as patch:
-        if "keras" not in sys.modules:
-            patch.setenv("KERAS_BACKEND", "jax")
-            patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
-        return need("keras")
 
 
 LAYERS: dict[str, Callable[[Any], Any]] = {

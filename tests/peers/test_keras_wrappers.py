@@ -6,14 +6,12 @@ so that what Keras's loop holds there does not matter.
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
 
 from minirnn import layers
-from tests.peers import Need
 from tests.reference.checks import Disagreement, assert_agree
 from tests.reference.outcomes import named, outcome, weighing
 
@@ -27,19 +25,6 @@ MASKS = {
     "left": np.array([[0, 0, 1, 1, 1], [0, 0, 0, 0, 1], [1, 1, 1, 1, 1]], bool),
     "middle": np.array([[1, 0, 1, 1, 0], [0, 1, 0, 0, 1], [1, 1, 0, 1, 1]], bool),
 }
-
-
-@pytest.fixture(scope="module")
-def keras(need: Need, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Keras on JAX, kept from reading or writing a configuration in the home folder."""
-    need("jax")
-    with pytest.MonkeyPatch.context() as patch:
-        if "keras" not in sys.modules:
-            patch.setenv("KERAS_BACKEND", "jax")
-            patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
-        found = need("keras")
-    assert found.backend.backend() == "jax", "Keras was imported with another backend before"
-    return found
 
 
 def random_weights(shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
