@@ -39,6 +39,8 @@ def _along(valid: np.ndarray, rank: int) -> np.ndarray:
 
 
 def _hold_forward(ys: Any, valid: Any, begins: Any = None, *, reverse: bool) -> Any:
+    if valid.all():
+        return ys
     out = np.array(ys)
     if out.size:
         t, b, last = _held(valid, begins, reverse)
@@ -48,6 +50,8 @@ def _hold_forward(ys: Any, valid: Any, begins: Any = None, *, reverse: bool) -> 
 
 
 def _unhold_forward(cts: Any, valid: Any, begins: Any = None, *, reverse: bool) -> Any:
+    if valid.all():
+        return cts
     out = np.array(cts)
     if out.size:
         t, b, last = _held(valid, begins, reverse)

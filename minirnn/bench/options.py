@@ -18,7 +18,7 @@ class Options(NamedTuple):
     """What a run does.
 
     grid: a name of cases.GRIDS, "all", or None for none.  figures: names of what is measured besides
-    ("scaling", "memory", "compile", "overhead", "peak").  engine, cells, peers: only these; None for all.
+    ("scaling", "memory", "compile", "overhead", "masks", "peak").  engine, cells, peers: only these; None for all.
     """
 
     grid: str | None = "all"

@@ -63,8 +63,8 @@ def _unhold_part(
 
 
 def _run(function: Part, otherwise: Any, x: Any, valid: Any, begins: Any, reverse: bool) -> Any:
-    """One of the two on an array (T, B, ...) of floats; other dtypes are NumPy's."""
-    if x.dtype not in (np.float32, np.float64) or x.size == 0:
+    """One of the two on an array (T, B, ...) of floats; other dtypes, and masks without padding, are NumPy's."""
+    if x.dtype not in (np.float32, np.float64) or x.size == 0 or valid.all():
         return otherwise(x, valid, *[] if begins is None else [begins], reverse=reverse)
     steps, batch = x.shape[:2]
     time_first = x.strides[0] >= x.strides[1]

@@ -73,10 +73,15 @@ class Sums:
         valid: a mask (T, B) outside of which there are only zeros to add.
         """
         rows = length * batch
-        merged = {key: pool[place].reshape(rows, *shape) for key, place, shape in self.merged}
         chosen = None if valid is None else np.flatnonzero(valid)
-        if chosen is not None:
-            merged = {key: array.take(chosen, 0) for key, array in merged.items()}
+        merged = {}
+        for key, place, shape in self.merged:
+            array = pool[place]
+            if chosen is None or array.flags.c_contiguous:
+                array = array.reshape(rows, *shape)
+                merged[key] = array if chosen is None else array.take(chosen, 0)
+            else:
+                merged[key] = array[valid]
         for step in self.steps:
             operands = []
             for kind, what in step.operands:

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from minirnn import bench
-from minirnn.bench import fresh, memory, overhead, scaling, startup
+from minirnn.bench import fresh, masks, memory, overhead, scaling, startup
 from minirnn.bench.options import Options
 from minirnn.errors import ArgumentError
 
@@ -40,6 +40,13 @@ def test_overhead() -> None:
     assert [f.limit for f in found] == [20, 60, 20, 60] and all(1 < f.value < 1e6 for f in found)
 
 
+def test_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masks, "UNITS", 4)
+    found = list(masks.figures(NUMPY))
+    assert [f.limit for f in found] == [1.1, 1.1, 0.7] * 2
+    assert all("B=32 H=4 T=10" in f.what and 0.1 < f.value < 1000 for f in found)
+
+
 @pytest.mark.slow
 def test_memory() -> None:
     found = {f.what: f.value for f in memory.figures(NUMPY)}
@@ -60,10 +67,11 @@ def test_every_figure_has_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     for name in bench.FIGURES:
         if name != "peak":  # which asks for the kernels
-            module = {"compile": startup, "scaling": scaling, "memory": memory, "overhead": overhead}[name]
+            modules = {"compile": startup, "scaling": scaling, "memory": memory, "overhead": overhead, "masks": masks}
+            module = modules[name]
             monkeypatch.setattr(module, "figures", lambda options, name=name: asked.append(name) or [])
     bench.run(NUMPY._replace(figures=tuple(name for name in bench.FIGURES if name != "peak")))
-    assert asked == ["scaling", "memory", "compile", "overhead"]
+    assert asked == ["scaling", "memory", "compile", "overhead", "masks"]
 
 
 def test_an_engine_that_is_not_there() -> None:
