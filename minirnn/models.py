@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from . import serialization
-from .autodiff import trees
+from .autodiff import ops, trees
 from .autodiff.tensor import Tensor
-from .errors import ArgumentError, FormatError, MinirnnError
+from .errors import ArgumentError, FormatError, MinirnnError, ShapeError
 from .layers import registry
-from .layers.base import Layer
+from .layers.base import Layer, shape_text
 from .layers.functional import FunctionGraph, Input, InputLayer, SymbolicTensor, fitted
 from .streaming import Stream
 from .training import checkpoint
@@ -121,11 +121,50 @@ class Model(Trainer, Layer):
             )
         return leaves
 
-    def call(self, inputs: Any) -> Any:
-        """The outputs for `inputs`, in the structure that the model was made with."""
+    def call(self, inputs: Any, mask: Any = None) -> Any:
+        """The outputs for `inputs`, in the structure that the model was made with.
+
+        `mask`: (B, T), in a list or dict one for each input or None; else the masks that the inputs carry.
+        """
         if self.graph is None:
             return super().call(inputs)
-        return trees.unflatten(self._outputs_form, self.graph.run(trees.flatten(inputs)[0]))
+        values = self._masked(trees.flatten(inputs)[0], mask)
+        return trees.unflatten(self._outputs_form, self.graph.run(values))
+
+    def _masked(self, values: list[Any], mask: Any) -> list[Any]:
+        """The inputs, carrying the masks that a call was given."""
+        if mask is None:
+            return values
+        if isinstance(mask, dict):
+            masks = [mask.get(name) for name in self.input_names]
+            unknown = set(mask) - set(self.input_names)
+        else:
+            is_group = isinstance(mask, (list, tuple)) and any(x is None or hasattr(x, "shape") for x in mask)
+            masks = list(mask) if is_group else [mask]
+            unknown = set()
+        if unknown or len(masks) != len(values):
+            raise ArgumentError(
+                f"{self.label}: mask",
+                got=f"masks for {', '.join(mask)}" if unknown else f"{len(masks)} masks",
+                expected=f"one for each input or None: {', '.join(self.input_names)}",
+            )
+        return [
+            value if given is None or given is value.mask else self._carrying(value, given, x.name)
+            for value, given, x in zip(values, masks, self.inputs, strict=True)
+        ]
+
+    def _carrying(self, value: Tensor, mask: Any, name: str | None) -> Tensor:
+        mask = mask if isinstance(mask, Tensor) else Tensor(mask)
+        if not mask.ndim or mask.shape != value.shape[: mask.ndim]:
+            raise ShapeError(
+                f"{self.label}: the mask does not fit the input {name!r}",
+                got=shape_text(mask.shape),
+                expected=shape_text(value.shape[:2]),
+            )
+        # Another Tensor of the same values, because this one may be the caller's own.
+        carrying: Tensor = ops.reshape(ops.expand_dims(value, 0), value.shape)
+        carrying.mask = mask if mask.dtype == bool else ops.not_equal(mask, 0)
+        return carrying
 
     def stream(self, batch_size: int = 1, inputs: Any = None) -> Stream:
         """The model one time step at a time, beginning with the initial states: see `Stream`.

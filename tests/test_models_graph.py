@@ -307,3 +307,52 @@ def test_a_path_that_is_none_is_refused(path: Any) -> None:
     for call in (model.save, model.save_weights, model.load_weights, load_model):
         with pytest.raises(ArgumentError, match="path.*\n.*got.*\n.*pathlib.Path"):
             call(path)
+
+
+MASK = np.array([[1, 1, 0], [0, 1, 1]], bool)
+
+
+@pytest.mark.parametrize("form", ["array", "list", "lists", "integers", "tensor", "dict"])
+def test_a_call_takes_the_mask_of_its_input(form: str) -> None:
+    x, i, layer = RNG.normal(size=(2, 3, 4)), Input((None, 4), dtype="float64", name="i"), GRU(5, dtype="float64")
+    model = Model(i, layer(i))
+    given = {
+        "array": MASK, "list": [MASK], "lists": MASK.tolist(), "integers": MASK.astype(int), "tensor": mr.Tensor(MASK),
+        "dict": {"i": MASK},
+    }  # fmt: skip
+    wanted = layer(x, mask=MASK).numpy()
+    assert max_error(wanted, layer(x)) > 1e-3
+    tensor = mr.Tensor(x)
+    np.testing.assert_array_equal(model(tensor, mask=given[form]), wanted)
+    assert tensor.mask is None
+    with mr.Tape() as tape:
+        tape.watch(tensor)
+        loss = mr.ops.sum(model(tensor, mask=given[form]))
+    gradient = tape.gradient(loss, [tensor])[0].numpy()
+    assert not gradient[~MASK].any() and gradient[MASK].all()
+
+
+def test_masks_of_models_that_are_built_by_the_call_or_are_in_others() -> None:
+    x = RNG.normal(size=(2, 3, 4))
+    model = Sequential([GRU(5, dtype="float64")], dtype="float64")
+    y = model(x, mask=MASK)
+    np.testing.assert_array_equal(y, model.layers[0](x, mask=MASK))
+    i, m = Input((None, 4), dtype="float64"), Input((None,), dtype="bool")
+    np.testing.assert_array_equal(Model([i, m], model(i, mask=m))([x, MASK]), y)
+
+
+def test_masks_of_several_inputs() -> None:
+    i, j = Input((None, 4), dtype="float64", name="i"), Input((None, 4), dtype="float64", name="j")
+    first, second = GRU(5, dtype="float64"), GRU(5, dtype="float64")
+    model = Model([i, j], Add(dtype="float64")([first(i), second(j)]))
+    x = RNG.normal(size=(2, 3, 4))
+    for mask in ([None, MASK], {"j": MASK}):
+        np.testing.assert_array_equal(model([x, x], mask=mask), first(x) + second(x, mask=MASK))
+    for mask, error, words in (
+        ([MASK], ArgumentError, "1 masks"),
+        (MASK, ArgumentError, "1 masks"),
+        ({"k": MASK}, ArgumentError, "masks for k"),
+        ([None, MASK[:, :2]], ShapeError, "input 'j'"),
+    ):
+        with pytest.raises(error, match=f"(?s)Model.*mask.*{words}"):
+            model([x, x], mask=mask)

@@ -20,6 +20,7 @@ from ..stepgraph.trace import SETTINGS
 from . import constraints, initializers, registry, regularizers
 from .masks import attach_masks, masks_of
 from .ragged import Ragged
+from .shapes import ShapedOutputs, sizes_of
 
 # What needs no looking into: arrays, and what a call takes besides them.
 _ARRAYS = frozenset({Tensor, Variable, np.ndarray})
@@ -67,7 +68,7 @@ class _Added:
         self.constraints = [pair for pair in self.constraints if pair[0] is not variable]
 
 
-class Layer:
+class Layer(ShapedOutputs):
     """Base of all layers; subclass it with `build(input_shape)` and `call(inputs, ..., mask, training)`.
 
     `dtype`: "float32" or "float64" (default: `minirnn.config.current_dtype()`); arrays are cast to it,
@@ -112,13 +113,11 @@ class Layer:
         self.trainable = trainable
         self.built = False
         # For Sequential: what its first layer says about the input.
-        self.batch_input_shape = (
-            tuple(batch_input_shape)
-            if batch_input_shape is not None
-            else None
-            if input_shape is None
-            else (None, *input_shape)
-        )
+        self.batch_input_shape: tuple[int | None, ...] | None = None
+        if batch_input_shape is not None:
+            self.batch_input_shape = sizes_of(batch_input_shape, f"{self.label}: batch_input_shape")
+        elif input_shape is not None:
+            self.batch_input_shape = (None, *sizes_of(input_shape, f"{self.label}: input_shape"))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from ..autodiff import ops
+import numpy as np
+
+from ..autodiff import ops, trees
+from ..autodiff.tensor import Tensor
 from ..errors import ArgumentError, ShapeError
 from . import registry
 from .base import shape_text, units_of
 from .cells import LSTMCell, product
+from .sequences import SequenceForm
 from .standard import CellLayer
-from .states import TensorShape
+from .states import TensorShape, checked_states
 
 _FORMATS = ("channels_last", "channels_first")
+_AXES = ("rows", "cols", "depth")
 _PADDINGS = ("valid", "same")
 # Options of an LSTMCell that have another name here, or no meaning.
 _NOT_OPTIONS = ("units", "implementation")
@@ -57,6 +62,8 @@ class ConvLSTMCell(LSTMCell):
         use_bias: bool = True,
         **options: Any,
     ) -> None:
+        name = options.get("name")
+        filters = units_of(filters, type(self).__name__ + (f" {name!r}" if name else ""), "filters")
         super().__init__(filters, activation, recurrent_activation, use_bias, implementation=1, **options)
         self.rank = units_of(rank, self.label, "rank")
         if self.rank > 3:
@@ -92,37 +99,44 @@ class ConvLSTMCell(LSTMCell):
     @property
     def state_size(self) -> Any:
         """The shapes of h and c; their positions are known once the cell is built."""
-        return [self._images(self._h_size), self._images(self.units)]
+        return [self._images(self._h_size, self._positions), self._images(self.units, self._positions)]
 
     @property
     def output_size(self) -> Any:
         """The shape of h."""
-        return self._images(self._h_size)
+        return self._images(self._h_size, self._positions)
 
-    def _images(self, channels: int) -> TensorShape:
-        shape = (channels, *self._positions) if self._is_channels_first else (*self._positions, channels)
-        return TensorShape(shape)
+    def _images(self, channels: int, positions: tuple[int | None, ...]) -> TensorShape:
+        return TensorShape((channels, *positions) if self._is_channels_first else (*positions, channels))
 
     @property
     def _is_channels_first(self) -> bool:
         return self.data_format == "channels_first"
 
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The names of an image's axes, in their order."""
+        spatial = _AXES[: self.rank]
+        return ("channels", *spatial) if self._is_channels_first else (*spatial, "channels")
+
     def _features_of(self, input_shape: Any) -> Any:
-        axes = [f"size {k}" for k in range(1, self.rank + 1)]
-        axes = ["batch", "channels", *axes] if self._is_channels_first else ["batch", *axes, "channels"]
-        if len(input_shape) != len(axes) or any(size is None for size in input_shape[1:]):
+        self._positions = self.positions_of(input_shape)
+        return input_shape[1 if self._is_channels_first else -1]
+
+    def states_of(self, input_shape: Any) -> list[TensorShape]:
+        """The shapes of h and c for a step of this shape; ShapeError if it is none for this cell."""
+        positions = self.positions_of(input_shape)
+        return [self._images(self._h_size, positions), self._images(self.units, positions)]
+
+    def positions_of(self, input_shape: Any) -> tuple[int, ...]:
+        """The sizes of the spatial axes of the states, for a step of this shape; ShapeError if it is none."""
+        if len(input_shape) != self.rank + 2 or any(size is None for size in input_shape[1:]):
             raise ShapeError(
                 f"{self.label}: a step of the input has to be images of known size",
                 got=shape_text(input_shape, ("batch",)),
-                expected=f"({', '.join(axes)})",
+                expected=f"(batch, {', '.join(self.axes)})",
             )
-        *spatial, channels = input_shape[1:]
-        if self._is_channels_first:
-            channels, *spatial = input_shape[1:]
-        self._positions = self._positions_of(spatial)
-        return channels
-
-    def _positions_of(self, spatial: list[int]) -> tuple[int, ...]:
+        spatial = list(input_shape[2:] if self._is_channels_first else input_shape[1:-1])
         rates = zip(self.kernel_size, self.dilation_rate, strict=True)
         cut = [rate * (size - 1) if self.padding == "valid" else 0 for size, rate in rates]
         if any(n <= less for n, less in zip(spatial, cut, strict=True)):
@@ -154,6 +168,25 @@ class ConvLSTMCell(LSTMCell):
         return h, [h, c]
 
 
+class _Images(SequenceForm):
+    """The form of a sequence of images, whose axes have names."""
+
+    def __init__(self, form: SequenceForm, step_axes: tuple[str, ...]) -> None:
+        super().__init__(form.label, form.time_major, form.rank)
+        self._step_axes = step_axes
+
+    def _checked_rank(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        try:
+            return super()._checked_rank(shape)
+        except ShapeError as error:
+            missing = self.rank is not None and len(shape) == self.rank - 1
+            raise ShapeError(
+                error.what,
+                expected=f"({', '.join((*self.axes, *self._step_axes))})",
+                fix="one sequence is a batch of one: x[None]" if missing else None,
+            ) from None
+
+
 class _ConvLSTM(CellLayer):
     """What the three layers share; see ConvLSTMCell and RNN."""
 
@@ -177,6 +210,18 @@ class _ConvLSTM(CellLayer):
             self.rank, filters, kernel_size, strides, padding, data_format, dilation_rate, activation,
             recurrent_activation, use_bias, **options,
         )  # fmt: skip
+        self._form = _Images(self._form, self.cell.axes)
+
+    def _check_first_call(self, inputs: Any, options: dict[str, Any]) -> None:
+        super()._check_first_call(inputs, options)
+        # The sizes of the states are those of these images.
+        initial_state = options["initial_state"]
+        if all(isinstance(leaf, (Tensor, np.ndarray)) for leaf in trees.flatten((inputs, initial_state))[0]):
+            shapes, batch = self.cell.states_of((None, *inputs.shape[2:])), inputs.shape[self.batch_axis]
+            if initial_state is not None:
+                checked_states(initial_state, shapes, batch, self.label)
+            elif self.stateful:
+                self._held.check_against(shapes, batch)
 
     @property
     def filters(self) -> int:

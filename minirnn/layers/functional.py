@@ -8,6 +8,7 @@ with two different numbers in the place of every unknown size: what differs is u
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,11 +24,13 @@ from . import registry
 from .base import Layer, shape_text, show, training_scope
 from .masks import attach_masks
 from .ragged import Ragged
+from .shapes import sizes_of
 
 Shape = tuple[int | None, ...]
 # The two numbers that stand for an unknown size, by axis; rare as real sizes.
 _STAND_INS = ((17, 19), (23, 29), (31, 37), (41, 43), (47, 53), (59, 61), (67, 71), (73, 79))
-_AXES = ("batch", "time")
+# Arguments of calls with one row for each row of the input.
+_BY_ROW = frozenset({"mask", "lengths", "reset_mask", "initial_state", "states", "constants"})
 _numbers = itertools.count()
 
 
@@ -117,7 +120,12 @@ def call_symbolically(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any
     if not layer.built:
         first = args[0] if args else next(iter(kwargs.values()))
         layer.build_once(trees.map(lambda x: tuple(getattr(x, "shape", ())), first))
-    outcomes = [_outcome(layer, args, kwargs, choice) for choice in (0, 1)]
+    try:
+        outcomes = [_outcome(layer, args, kwargs, choice) for choice in (0, 1)]
+    except MinirnnError as error:
+        _forget_stand_ins(error, layer, args, kwargs)
+        error.add_note(f"while calling {layer.label} on symbolic Inputs")
+        raise
 
     def symbolic(first: Any, second: Any) -> SymbolicTensor:
         if not isinstance(first, Tensor) or first.ndim != second.ndim:
@@ -130,9 +138,8 @@ def call_symbolically(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any
 
 def _outcome(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any], choice: int) -> Any:
     """The abstract outputs of a call with one choice of numbers for the unknown sizes."""
-    declared = getattr(layer, "compute_output_shape", None)
-    if declared is not None:
-        shapes = declared(trees.map(lambda x: x.samples[choice], args[0]))
+    if type(layer).compute_output_shape is not Layer.compute_output_shape:
+        shapes = layer.compute_output_shape(trees.map(lambda x: x.samples[choice], args[0]))
         if not isinstance(shapes, list):
             return abstract(tuple(shapes), layer.dtype)
         return [abstract(tuple(shape), layer.dtype) for shape in shapes]
@@ -140,25 +147,47 @@ def _outcome(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any], choice
     def stand_in(x: Any) -> Any:
         return abstract(x.samples[choice], x.dtype, x.name) if isinstance(x, SymbolicTensor) else x
 
+    inputs = [x for x in trees.flatten(args)[0] if isinstance(x, SymbolicTensor) and x.ndim > layer.batch_axis]
+    batch = layer.batch_axis
+    rows = {x.samples[choice][batch] for x in inputs if x.shape[batch] is None}
+
+    def with_rows(x: Any, axis: int) -> Any:
+        """An array whose number of rows decides what batch size the call will have to have, not the other way round."""
+        if not isinstance(x, (Tensor, np.ndarray)) or x.ndim <= axis or len(rows) != 1:
+            return stand_in(x)
+        return abstract((*x.shape[:axis], *rows, *x.shape[axis + 1 :]), x.dtype)
+
+    def stood_in(name: str, value: Any) -> Any:
+        axis = batch if "mask" in name else 0
+        return trees.map((lambda x: with_rows(x, axis)) if name in _BY_ROW else stand_in, value)
+
+    options = {name: stood_in(name, value) for name, value in kwargs.items()}
+    return eval_shapes(lambda a, k: layer(*a, **k), trees.map(stand_in, args), options)
+
+
+def _forget_stand_ins(error: MinirnnError, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Let an error say None where the other choice of stand-ins makes another number."""
+    other: BaseException | None = None
     try:
-        return eval_shapes(lambda a, k: layer(*a, **k), trees.map(stand_in, args), trees.map(stand_in, kwargs))
-    except MinirnnError as error:
-        unknown = {
-            axis: x.samples[choice][axis]
-            for x in trees.flatten((args, kwargs))[0]
-            if isinstance(x, SymbolicTensor)
-            for axis, size in enumerate(x.shape)
-            if size is None
-        }
-        words = [f"{size} for the unknown {_axis_name(axis)}" for axis, size in sorted(unknown.items())]
-        error.add_note(
-            f"while calling {layer.label} on symbolic Inputs" + (": above stands " + ", ".join(words) if words else "")
-        )
-        raise
+        _outcome(layer, args, kwargs, 1)
+    except MinirnnError as caught:
+        other = caught
+    first: BaseException | None = error
+    while isinstance(first, MinirnnError) and type(first) is type(other):
+        parts = [
+            _without_stand_ins(getattr(first, part), getattr(other, part))
+            for part in ("what", "got", "expected", "where", "fix")
+        ]
+        MinirnnError.__init__(first, parts[0], **dict(zip(("got", "expected", "where", "fix"), parts[1:], strict=True)))
+        first, other = first.__cause__, other.__cause__
 
 
-def _axis_name(axis: int) -> str:
-    return _AXES[axis] if axis < len(_AXES) else f"size of axis {axis}"
+def _without_stand_ins(one: Any, other: Any) -> Any:
+    """`one` with None for each number that is another one in `other`, where only numbers differ."""
+    a, b = (re.split(r"(\d+)", str(text)) for text in (one, other))
+    if a == b or a[::2] != b[::2]:
+        return one
+    return "".join(x if x == y else "None" for x, y in zip(a, b, strict=True))
 
 
 @registry.register(kind="layer")
@@ -167,12 +196,7 @@ class InputLayer(Layer):
 
     def __init__(self, batch_shape: Any, dtype: Any = None, name: str | None = None, trainable: bool = True) -> None:
         super().__init__(name=name, trainable=trainable)
-        try:
-            self.batch_shape: Shape = tuple(None if n is None else int(n) for n in batch_shape)
-        except (TypeError, ValueError):
-            raise ArgumentError("Input: shape", got=repr(batch_shape), expected="a tuple of sizes or None") from None
-        if any(size is not None and size < 0 for size in self.batch_shape):
-            raise ArgumentError("Input: shape", got=repr(batch_shape), expected="sizes >= 0, None where unknown")
+        self.batch_shape: Shape = sizes_of(batch_shape, "Input: shape")
         self.dtype = np.dtype(dtype or config.current_dtype()).name
         self.built = True
         if len(self.batch_shape) > len(_STAND_INS):

@@ -21,11 +21,20 @@ def masks_of(inputs: Any) -> Any:
 
 
 def attach_masks(outputs: Any, masks: Any) -> None:
-    """Let each output carry its mask, where there is one."""
+    """Let each output carry its mask, where there is one.
+
+    One mask for several outputs is that of all that have its axes and features behind them.  Of masks in a list
+    the first may stand for several: where there are fewer masks than outputs, the last ones are told by their place.
+    """
     if isinstance(outputs, Tensor) and isinstance(masks, Tensor):
         outputs.mask = masks
+    elif isinstance(outputs, (list, tuple)) and isinstance(masks, Tensor):
+        for output in outputs:
+            if isinstance(output, Tensor) and output.ndim > masks.ndim and output.shape[: masks.ndim] == masks.shape:
+                output.mask = masks
     elif isinstance(outputs, (list, tuple)) and isinstance(masks, (list, tuple)):
-        for output, mask in zip(outputs, masks, strict=False):
+        leading = masks[:1] * (len(outputs) - len(masks))
+        for output, mask in zip(outputs, [*leading, *masks], strict=False):
             attach_masks(output, mask)
 
 

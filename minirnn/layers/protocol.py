@@ -21,7 +21,8 @@ class CellFace:
 
     A cell has `call(input_t, states[, constants][, training]) -> (output, new_states)` and `state_size`;
     `output_size`, `build(input_shape)` and `get_initial_state` (with any of `inputs`, `batch_size`,
-    `dtype`) may be missing.  Raises ArgumentError for something that is no cell.
+    `dtype`) may be missing.  Sizes may be None until `build` sets them.  Raises ArgumentError for
+    something that is no cell.
     """
 
     # Read by calls, but never changed.
@@ -32,20 +33,51 @@ class CellFace:
             raise ArgumentError(
                 f"{label}: a cell must be an object", got=f"the class {cell.__name__}", fix=f"{cell.__name__}(...)"
             )
+        if hasattr(cell, "return_sequences"):
+            name = type(cell).__name__
+            raise ArgumentError(
+                f"{label}: a cell is one step", got=f"{name}, a layer over time", fix=f"a cell, such as {name}Cell(...)"
+            )
         for name, kind in (("call", "a `call(inputs, states)` method"), ("state_size", "a `state_size`")):
             if not hasattr(cell, name):
                 raise ArgumentError(f"{label}: a cell needs {kind}", got=f"{type(cell).__name__} without `{name}`")
-        self.cell, self.label = cell, label
-        self._look_at_states()
+        self.cell, self.label, self._built = cell, label, False
+        self._check_call()
+        if self._waits:
+            self.shapes, self._form, self._count = None, None, 0
+        else:
+            self._look_at_states()
         face = face_of(cell.call)
         self._takes_training = face.accepts("training")
-        # A cell made of others says so itself.
-        self.takes_constants: bool = getattr(cell, "takes_constants", face.accepts("constants"))
+        self.takes_constants = face.accepts("constants")
         parameter = inspect.signature(cell.call).parameters.get("constants")
         self._needs_constants = parameter is not None and parameter.default is parameter.empty
         maker = getattr(cell, "get_initial_state", None)
         self._maker_face = None if maker is None else face_of(maker)
-        self._built = False
+
+    def _check_call(self) -> None:
+        call = self.cell.call
+        if callable(call):
+            parameters = inspect.signature(call).parameters.values()
+            if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+                return
+            if sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters) >= 2:
+                return
+            call = f"call{inspect.signature(call)}"
+        raise ArgumentError(
+            f"{self.label}: the `call` of a cell takes the input of one step and the states",
+            got=f"{self.cell_name} with {call if isinstance(call, str) else f'call = {call!r}'}",
+            expected="call(inputs, states[, constants][, training]) -> (output, new_states)",
+        )
+
+    @property
+    def _waits(self) -> bool:
+        return not self._built and self.cell.state_size is None and hasattr(self.cell, "build")
+
+    @property
+    def knows_states(self) -> bool:
+        """Whether all sizes of the states are known; of some cells they are once it is built."""
+        return self.shapes is not None and all(None not in shape for shape in trees.flatten(self.shapes)[0])
 
     def _look_at_states(self) -> None:
         self.shapes = state_shapes(self.cell.state_size)
@@ -69,8 +101,10 @@ class CellFace:
 
     @property
     def output(self) -> Any:
-        """The shapes of the output without the batch: declared, or those of the first state."""
+        """The shapes of the output without the batch: declared, or those of the first state; None if unknown."""
         size = getattr(self.cell, "output_size", None)
+        if size is None and self.shapes is None:
+            return None
         return trees.flatten(self.shapes)[0][0] if size is None else output_shapes(size)
 
     def build(self, step_shape: Any) -> None:
@@ -104,13 +138,21 @@ class CellFace:
         states = make(**taken) if taken or self._maker_face.first is None else make(batch)
         return as_states(checked_states(states, self.shapes, batch, self.label, "get_initial_state:"), dtype)
 
-    def check_constants(self, constants: Any) -> None:
-        """ArgumentError if there are constants and the cell takes none."""
+    def check_constants(self, constants: Any, batch: int | None = None) -> None:
+        """ArgumentError for constants that the cell doesn't take, ShapeError unless each has `batch` rows."""
         if constants is not None and not self.takes_constants:
             raise ArgumentError(
                 f"{self.label}: RNN cell {self.cell_name} does not support constants.",
                 fix="give its call an argument `constants`",
             )
+        for number, constant in enumerate(constants or ()):
+            shape = tuple(getattr(constant, "shape", ()))
+            if batch is not None and shape and shape[0] != batch:
+                raise ShapeError(
+                    f"{self.label}: constant {number} has another batch size than the input",
+                    got=shape_text(shape, ("batch",)),
+                    expected=f"(batch={batch}, ...), a row for each sequence",
+                )
 
     def __call__(self, inputs: Any, states: Any, constants: Any = None, training: Any = False) -> tuple[Any, Any]:
         """One step: output and new states, the latter in the structure of `state_size`."""
@@ -141,7 +183,7 @@ class CellFace:
                 got=len(leaves),
                 expected=self._count,
             )
-        self._check_results(result[0], leaves, trees.flatten(states)[0])
+        self._check_results(result[0], leaves, trees.flatten(states)[0], trees.flatten(inputs)[0])
         return result[0], trees.unflatten(self._form, leaves)
 
     @property
@@ -159,8 +201,18 @@ class CellFace:
             fix=error.fix or "state_size has to say the sizes of the states that call() works with",
         )
 
-    def _check_results(self, output: Any, states: list[Any], before: list[Any]) -> None:
+    def _check_results(self, output: Any, states: list[Any], before: list[Any], inputs: list[Any]) -> None:
         """ShapeError or DtypeError unless the states are of the kind that they were, and the output as declared."""
+        found = trees.flatten(output)[0]
+        shapes = [tuple(getattr(leaf, "shape", ())) for leaf in found]
+        batch = inputs[0].shape[0]
+        if not found or any(shape[:1] != (batch,) for shape in shapes):
+            raise (ShapeError if found else ArgumentError)(
+                f"{self.label}: its cell {self.cell_name} returned an output that is not one row for each of the input",
+                got=", ".join(map(str, shapes)) if found else repr(output),
+                expected=f"(batch={batch}, ...)",
+                where=_RESULT,
+            )
         for number, (new, old) in enumerate(zip(states, before, strict=True)):
             if not hasattr(new, "dtype") or (new.shape == old.shape and new.dtype == old.dtype):
                 continue
@@ -173,8 +225,7 @@ class CellFace:
         declared = self.declared_output
         if declared is None or not before:
             return
-        wanted, found = trees.flatten(declared)[0], trees.flatten(output)[0]
-        shapes = [tuple(getattr(leaf, "shape", ())) for leaf in found]
+        wanted = trees.flatten(declared)[0]
         if [len(shape) for shape in shapes] != [1 + len(sizes) for sizes in wanted] or any(
             n not in (None, got)
             for sizes, shape in zip(wanted, shapes, strict=True)

@@ -57,6 +57,7 @@ class RNN(Stateful, Layer):
     __untraced__ = Layer.__untraced__ | {"_held", "_repeats", "_form", "_num_constants"}
     # The rank of the input that the layer takes; None for any from 3 on.
     input_rank: ClassVar[int | None] = None
+    ignores_constants: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -121,11 +122,19 @@ class RNN(Stateful, Layer):
             if outputs is not None:
                 return outputs
         if type(inputs) is list:
+            if len(inputs) > 1 and not self._face.knows_states:
+                self._build_on(inputs[0])  # which states there are
             counts = self._face.state_count, self._num_constants
             inputs, initial_state, constants = split_call(inputs, initial_state, constants, *counts, self.label)
         if constants is not None:
             constants = list(constants) if isinstance(constants, (list, tuple)) else [constants]
-            self._face.check_constants(constants)
+        if self.ignores_constants or not constants:
+            constants = None
+        self._face.check_constants(constants)
+        mask, lengths, reset_mask = (
+            self._form.as_array(given, what)
+            for what, given in (("mask", first_mask(mask)), ("lengths", lengths), ("reset_mask", reset_mask))
+        )
         options = {
             "mask": mask, "lengths": lengths, "initial_state": initial_state, "constants": constants,
             "reset_mask": reset_mask, "training": training,
@@ -148,13 +157,14 @@ class RNN(Stateful, Layer):
         self._mask_for(inputs, dict(options))
         if options["reset_mask"] is not None:
             self._form.checked_mask(options["reset_mask"], (batch, time), "reset_mask")
-        if not any(n is None for shape in trees.flatten(self._face.shapes)[0] for n in shape):
+        self._face.check_constants(options["constants"], batch)
+        if self._face.knows_states:
             self._given_states(inputs, batch, options["initial_state"])
 
     def _mask_for(self, inputs: Any, kwargs: dict[str, Any]) -> Any:
         sizes = self._form.batch_and_time(inputs)
         given = kwargs.get("mask")
-        mask = first_mask(masks_of(inputs) if given is None else given)
+        mask = first_mask(masks_of(inputs)) if given is None else given
         mask = None if mask is None else self._form.checked_mask(mask, sizes)
         lengths = kwargs.pop("lengths", None)
         if lengths is None:
@@ -180,6 +190,7 @@ class RNN(Stateful, Layer):
     ) -> Any:
         """The outputs (and states) for (B, T, ...); see the class."""
         sizes = self._form.batch_and_time(inputs)
+        self._face.check_constants(constants, sizes[0])
         resets = None if reset_mask is None else self._form.checked_mask(reset_mask, sizes, "reset_mask")
         states = self._first_states(inputs, sizes[0], initial_state)
         xs, mask, resets = trees.map(self._time_first, (inputs, mask, resets))
@@ -214,22 +225,22 @@ class RNN(Stateful, Layer):
         def step_to_last(carry: Any, x: Any) -> Any:
             states, _ = carry
             output, states = face(x, states, constants, training)
-            return (states, output), ()
+            return (states, _flat(output)), ()
 
         if self.return_sequences:
             return step, None
         # A carry that begins with zeros and is held in masked steps ends as the last valid output.
         declared = face.declared_output
         if declared is not None:
-            return step_to_last, zero_states(declared, batch, self.dtype)
+            return step_to_last, _flat(zero_states(declared, batch, self.dtype))
         first = trees.map(lambda x: ops.zeros(x.shape[1:], x.dtype), xs)
         try:
             outputs = eval_shapes(lambda x, s: face(x, s, constants, training)[0], first, states)
         except TraceError:  # the cell looks at values, as it may where steps are not traced
             empty = trees.map(lambda x: ops.zeros((0, *x.shape[1:]), x.dtype), xs)
             _, no_outputs = scan(step, states, empty, engine="reference")
-            return step_to_last, trees.map(lambda ys: ops.zeros(ys.shape[1:], ys.dtype), no_outputs)
-        return step_to_last, trees.map(lambda y: ops.zeros(y.shape, y.dtype), outputs)
+            return step_to_last, trees.map(lambda ys: ops.zeros(ys.shape[1:], ys.dtype), _flat(no_outputs))
+        return step_to_last, trees.map(lambda y: ops.zeros(y.shape, y.dtype), _flat(outputs))
 
     def _finish(self, states: Any, outputs: Any, mask: Any, is_arranged: bool = False) -> Any:
         """What the layer returns for the results of the scan; a stateful layer keeps the states."""
@@ -286,10 +297,12 @@ class RNN(Stateful, Layer):
     def _result(self, outputs: Any, states: Any) -> Any:
         if type(outputs) is Tensor and not self.return_state:
             return outputs
-        flat = trees.flatten(outputs)[0]
         if self.return_state:
-            return [*flat, *(states if isinstance(states, (list, tuple)) else trees.flatten(states)[0])]
-        return flat[0] if len(flat) == 1 else flat
+            return [
+                *trees.flatten(outputs)[0],
+                *(states if isinstance(states, (list, tuple)) else trees.flatten(states)[0]),
+            ]
+        return _flat(outputs)
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         """The mask for the outputs: the input's, in the outputs' order, if the layer returns sequences; else None."""
@@ -297,8 +310,10 @@ class RNN(Stateful, Layer):
         passed = masks[0] if masks and self.return_sequences else None
         if passed is not None and self.go_backwards:
             passed = ops.flip(passed, 1 - self.batch_axis)
-        # Nested outputs come first in the result, then the states, which have no mask.
-        return [passed] + [None] * self._face.state_count if self.return_state else passed
+        # The first one is for all outputs, if they are nested; the states behind them have no mask.
+        shapes = self._face.shapes
+        returned = len(shapes) if isinstance(shapes, (list, tuple)) else self._face.state_count
+        return [passed] + [None] * returned if self.return_state else passed
 
     def get_initial_state(self, batch_size: int, inputs: Any = None) -> Any:
         """The states that a call without `initial_state` begins with."""
@@ -316,3 +331,9 @@ class RNN(Stateful, Layer):
         if "cell" in config:
             config = {**config, "cell": registry.deserialize(config["cell"], "layer", custom_objects)}
         return super().from_config(config, custom_objects)
+
+
+def _flat(outputs: Any) -> Any:
+    """The one output, however it is nested, or a list of several."""
+    leaves = trees.flatten(outputs)[0]
+    return leaves[0] if len(leaves) == 1 else leaves

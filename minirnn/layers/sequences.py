@@ -9,7 +9,7 @@ import numpy as np
 from ..autodiff import ops, trees
 from ..autodiff.tensor import Tensor
 from ..autodiff.trace import abstract
-from ..errors import ArgumentError, ShapeError
+from ..errors import ArgumentError, MinirnnError, ShapeError
 from .base import shape_text
 from .states import map_shapes
 
@@ -91,9 +91,18 @@ class SequenceForm:
         got = f"input of shape {shape_text(shape, self.axes)}"
         return f"{self.label}: {got} but the cell was built for steps of {features}"
 
+    def as_array(self, given: Any, what: str) -> Any:
+        """Lists as one array, and nothing as nothing; ArgumentError if they are none."""
+        if given is None or isinstance(given, (Tensor, np.ndarray)) or hasattr(given, "__functional_call__"):
+            return given
+        try:
+            return np.asarray(Tensor(given))
+        except MinirnnError as error:
+            raise ArgumentError(f"{self.label}: {what}", got=repr(given), expected="an array of numbers") from error
+
     def checked_mask(self, mask: Any, sizes: tuple[int, int], what: str = "mask") -> Any:
         """A mask, or what else is one boolean a row and step, as booleans; `sizes` are those of batch and time."""
-        mask = mask if isinstance(mask, Tensor) else Tensor(np.asarray(mask))
+        mask = _tensor(self.as_array(mask, what))
         expected = sizes[::-1] if self.time_major else sizes
         if tuple(mask.shape) == (*expected, 1):
             mask = ops.reshape(mask, expected)
@@ -108,7 +117,7 @@ class SequenceForm:
     def mask_of_lengths(self, lengths: Any, sizes: tuple[int, int]) -> Any:
         """The mask that counts the leading `lengths` steps of each row."""
         batch, time = sizes
-        lengths = lengths if isinstance(lengths, Tensor) else Tensor(np.asarray(lengths))
+        lengths = _tensor(self.as_array(lengths, "lengths"))
         if lengths.shape != (batch,) or lengths.dtype.kind not in "iu":
             raise ShapeError(
                 f"{self.label}: lengths",
@@ -126,6 +135,10 @@ class SequenceForm:
         """Inputs of the layer's form without values; sizes that it does not know are taken for 7."""
         shapes = [(*sizes, *(7 if n is None else n for n in features)) for features in self.features or []]
         return trees.unflatten(self._nesting, [abstract(shape, dtype) for shape in shapes])
+
+
+def _tensor(x: Any) -> Tensor:
+    return x if isinstance(x, Tensor) else Tensor(x)
 
 
 def first_mask(masks: Any) -> Any:

@@ -42,19 +42,15 @@ class StackedRNNCells(Layer):
         return list(states)[::-1] if self.reverse_state_order else list(states)
 
     @property
-    def state_size(self) -> list[Any]:
-        """The shapes of the cells' states, one list a cell."""
-        return self._ordered(face.shapes for face in self._faces)
+    def state_size(self) -> list[Any] | None:
+        """The shapes of the cells' states, one list a cell; None while a cell does not know its own."""
+        shapes = self._ordered(face.shapes for face in self._faces)
+        return None if any(shape is None for shape in shapes) else shapes
 
     @property
     def output_size(self) -> Any:
         """The size of the last cell's output."""
         return self._faces[-1].output
-
-    @property
-    def takes_constants(self) -> bool:
-        """Whether any of the cells does."""
-        return any(face.takes_constants for face in self._faces)
 
     @property
     def begins_with_zeros(self) -> bool:

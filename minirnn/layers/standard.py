@@ -15,17 +15,25 @@ class CellLayer(RNN):
     """An RNN over a cell of one class, configured by the cell's options; `sizes` are the cell's first arguments."""
 
     input_rank = 3
+    ignores_constants = True
     cell_class: ClassVar[Any]
 
     def __init__(self, *sizes: Any, **options: Any) -> None:
         own = {name: options.pop(name) for name in self.cell_class.option_names if name in options}
         name, dtype = options.get("name"), options.get("dtype")
         super().__init__(self.cell_class(*sizes, dtype=dtype, name=name or type(self).__name__, **own), **options)
+        self.cell.trainable = self.trainable
 
-    @property
-    def units(self) -> int:
-        """The number of units of the cell."""
-        return int(self.cell.units)
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in ("state_size", *cls.cell_class.option_names):
+            if not hasattr(cls, name):
+                setattr(cls, name, _of_cell(name))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "trainable" and "cell" in vars(self):
+            self.cell.trainable = value
 
     def get_config(self) -> dict[str, Any]:
         cell = self.cell.get_config()
@@ -35,6 +43,15 @@ class CellLayer(RNN):
     @classmethod
     def from_config(cls, config: Mapping[str, Any], custom_objects: dict[str, Any] | None = None) -> Any:
         return super().from_config(dict(in_our_words(config, cls.cell_class.option_names)), custom_objects)
+
+
+def _of_cell(name: str) -> property:
+    """An option of the cell as one of the layer."""
+    return property(
+        lambda self: getattr(self.cell, name),
+        lambda self, value: setattr(self.cell, name, value),
+        doc=f"The cell's `{name}`.",
+    )
 
 
 @registry.register(kind="layer")

@@ -104,7 +104,7 @@ def checked_states(given: Any, shapes: Any, batch: int | None, label: str, what:
     """`given` (a bare array or a nested structure) in the structure of `shapes`.
 
     Raises StateError for a wrong number of states, ShapeError for a wrong shape or batch size; a batch of
-    None only asks that the states agree.
+    None only asks that the states agree, and a size of None is that of any array.
     """
     expected, form = trees.flatten(shapes)
     leaves = trees.flatten(given)[0]
@@ -117,8 +117,9 @@ def checked_states(given: Any, shapes: Any, batch: int | None, label: str, what:
         got = tuple(np.shape(leaf) if not isinstance(leaf, Tensor) else leaf.shape)
         if batch is None and got:
             batch = got[0]
-        if got != (batch, *shape):
-            same_state = got[1:] == tuple(shape)
+        fits = len(got) == 1 + len(shape) and all(n in (None, k) for n, k in zip(shape, got[1:], strict=True))
+        if not fits or got[0] != batch:
+            same_state = fits
             raise ShapeError(
                 f"{label}: {what} {number} has another batch size than the input"
                 if same_state
@@ -143,6 +144,7 @@ class HeldStates:
         self.values: Any = None
         # After a reset without `fresh` the states are zeros, even where a cell's initial state is something else.
         self.was_reset = False
+        self._to_check = False  # the states came before all of their sizes were known
 
     @property
     def batch(self) -> int | None:
@@ -161,7 +163,15 @@ class HeldStates:
             )
         if self.values is None and self.was_reset:
             return zero_states(self.shapes, batch, self.dtype)
+        if self._to_check:
+            self.check_against(self.shapes, batch)
+            self._to_check = False
         return self.values
+
+    def check_against(self, shapes: Any, batch: int) -> None:
+        """ShapeError unless the states that are held, if any, have these shapes."""
+        if self.values is not None:
+            checked_states(self.values, shapes, batch, self.label, "state")
 
     def keep(self, states: Any) -> None:
         """Hold the states that a call ended with; shapes without values are passed over."""
@@ -171,47 +181,72 @@ class HeldStates:
 
     def assign(self, states: Any) -> None:
         """Hold these arrays, or nothing for None."""
-        if states is None:
-            self.values = None
-            return
+        self._hold(None if states is None else self._as_held(states))
+
+    def reset(self, states: Any = None, rows: Any = None, initial: Callable[[int], Any] | None = None) -> None:
+        """Back to the beginning, or to `states`; only for some `rows` (integers or a boolean mask) if given.
+
+        Before the first call the other rows are those of `initial(batch)`.
+        """
+        self._hold(self._after_reset(states, rows, initial))
+        if states is None and rows is None:
+            self.was_reset = self.fresh is None
+
+    def check(self, states: Any, rows: Any = None, initial: Callable[[int], Any] | None = None) -> None:
+        """Raise what `reset` raises for these, and change nothing."""
+        self._after_reset(states, rows, initial)
+
+    def _hold(self, values: Any) -> None:
+        self.values = values
+        self._to_check = any(None in shape for shape in trees.flatten(self.shapes)[0])
+
+    def _as_held(self, states: Any) -> Any:
+        if self.shapes is None:
+            raise StateError(
+                f"{self.label}: its cell says only when it is built which states it has",
+                fix="build or call the layer before it is given states",
+            )
         leaves, form = trees.flatten(checked_states(states, self.shapes, self.fixed_batch, self.label, "state"))
         dtypes = self.dtype if isinstance(self.dtype, list) else [self.dtype] * len(leaves)
         tensors = [Tensor(np.asarray(leaf), dtype) for leaf, dtype in zip(leaves, dtypes, strict=True)]
-        self.values = trees.unflatten(form, tensors)
+        return trees.unflatten(form, tensors)
 
-    def reset(self, states: Any = None, rows: Any = None) -> None:
-        """Back to the beginning, or to `states`; only for some `rows` (integers or a boolean mask) if given."""
+    def _after_reset(self, states: Any, rows: Any, initial: Callable[[int], Any] | None) -> Any:
+        """The states that a reset leaves."""
         if rows is not None:
-            self._reset_rows(states, rows)
-        elif states is not None:
-            self.assign(states)
-        else:
-            self.values, self.was_reset = None, self.fresh is None
-            if self.was_reset and self.fixed_batch is not None:
-                self.values = zero_states(self.shapes, self.fixed_batch, self.dtype)
+            return self._with_rows(states, rows, initial)
+        if states is not None:
+            return self._as_held(states)
+        if self.fresh is None and self.fixed_batch is not None:
+            return zero_states(self.shapes, self.fixed_batch, self.dtype)
+        return None
 
-    def _reset_rows(self, states: Any, rows: Any) -> None:
-        if self.values is None:
-            if states is not None:
-                raise StateError(
-                    f"{self.label}: reset_states(states, rows) before the first call", fix="leave out rows"
-                )
-            return
-        batch = self.batch or 0
+    def _with_rows(self, states: Any, rows: Any, initial: Callable[[int], Any] | None) -> Any:
+        batch = self.batch
+        if batch is None:
+            raise StateError(
+                f"{self.label}: reset_states(rows=...) before the number of rows is known",
+                got="no states, and no batch size",
+                fix="leave out rows, call the layer first, or give it the batch size: Input(batch_shape=(...))",
+            )
+        held = self.values
+        if held is None:
+            begins = None if self.was_reset else initial
+            held = zero_states(self.shapes, batch, self.dtype) if begins is None else begins(batch)
         chosen = row_numbers(rows, batch, self.label)
         if states is not None:
             new = checked_states(states, self.shapes, len(chosen), self.label, "state")
         elif self.fresh is not None:
             new = trees.map(lambda leaf: np.asarray(leaf)[chosen], self.fresh(batch))
         else:
-            new = zero_states(self.shapes, len(chosen), self.dtype)
+            new = trees.map(lambda leaf: np.zeros_like(leaf.numpy()[chosen]), held)
 
         def with_rows(held: Any, replacement: Any) -> Tensor:
             array = held.numpy()
             array[chosen] = np.asarray(replacement)
             return Tensor(array)
 
-        self.values = trees.map(with_rows, self.values, new)
+        return trees.map(with_rows, held, new)
 
 
 class Stateful:
@@ -234,11 +269,22 @@ class Stateful:
     def reset_states(self, states: Any = None, rows: Any = None) -> None:
         """Back to the beginning, or to `states`; only for some `rows` (numbers or booleans) if given.
 
-        An RNN begins with zeros, a container with its declared initial states.  Raises StateError if the
-        layer isn't stateful or the states don't fit.
+        An RNN begins with zeros, a container with its declared initial states.  Before the first call the other
+        rows are those that it would begin with.  Raises StateError if the layer isn't stateful, if the states
+        don't fit, or for rows whose number isn't known yet.
         """
         self._require_stateful()
-        self._held.reset(states, rows)
+        self._held.reset(states, rows, self.get_initial_state)
+
+    def get_initial_state(self, batch_size: int, inputs: Any = None) -> Any:
+        """The states that a call without `initial_state` begins with."""
+        held = self._held
+        return zero_states(held.shapes, batch_size, held.dtype) if held.fresh is None else held.fresh(batch_size)
+
+    def check_reset(self, states: Any = None, rows: Any = None) -> None:
+        """Raise what `reset_states` raises for these, and change nothing."""
+        self._require_stateful()
+        self._held.check(states, rows, self.get_initial_state)
 
     def _require_stateful(self) -> None:
         if not self.stateful:

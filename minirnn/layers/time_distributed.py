@@ -14,8 +14,9 @@ from ..errors import ArgumentError, MinirnnError, ShapeError
 from ..stepgraph.follow import Follower, NotEntrywise, Place
 from . import registry
 from .base import Layer, is_training, shape_text
-from .masks import merged_mask
+from .masks import masks_of, merged_mask
 from .recurrent import RNN
+from .sequences import SequenceForm
 from .states import map_shapes
 from .wrappers import Bidirectional
 
@@ -61,18 +62,23 @@ class TimeDistributed(Layer):
             )
         return (shape[0], *shape[2:])
 
+    def __call__(self, inputs: Any, mask: Any = None, training: Any = None) -> Any:
+        """The outputs for (B, T, ...); mask: (B, T, ...), or a list of one for each of several inputs."""
+        given = trees.flatten(mask)[0]
+        if given and not any(hasattr(m, "shape") for m in given):  # one mask, in lists of booleans
+            mask = SequenceForm(self.label, time_major=False, rank=None).as_array(mask, "mask")
+        leaves = trees.flatten(inputs)[0]
+        if not self.built and all(isinstance(x, (Tensor, np.ndarray)) for x in (*leaves, *trees.flatten(mask)[0])):
+            # What is wrong with the call is found before the layer makes its weights.
+            self._checked_masks(leaves, masks_of(inputs) if mask is None else mask)
+        options = {"mask": mask, "training": training}
+        return super().__call__(inputs, **{name: value for name, value in options.items() if value is not None})
+
     def call(self, inputs: Any, mask: Any = None, training: Any = False) -> Any:
         """(B, T, ...) to (B, T, ...); see the class."""
         leaves, form = trees.flatten(inputs)
-        for leaf in leaves:
-            self._of_one_step(leaf.shape)
-            if leaf.shape[:2] != leaves[0].shape[:2]:
-                raise ShapeError(
-                    f"{self.label}: inputs differ in batch size or number of time steps",
-                    got=" and ".join(shape_text(x.shape) for x in leaves),
-                )
+        masks = self._checked_masks(leaves, mask)
         sizes = leaves[0].shape[:2]
-        masks = [None if m is None else self._checked(m, sizes) for m in self._mask_of_each(mask, leaves)]
         run = self._as_rows if self._treats_rows_alike(leaves, form, masks) else self._one_by_one
         outputs, output_masks = run(leaves, form, masks, sizes)
         passed = merged_mask([_of_steps(m) for m in masks if m is not None])
@@ -85,6 +91,18 @@ class TimeDistributed(Layer):
         return None
 
     # Masks -----------------------------------------------------------------------------------------
+    def _checked_masks(self, leaves: list[Any], mask: Any) -> list[Any]:
+        """The mask of each input, None where it has none; ShapeError if the inputs or the masks don't fit."""
+        for leaf in leaves:
+            self._of_one_step(leaf.shape)
+            if leaf.shape[:2] != leaves[0].shape[:2]:
+                raise ShapeError(
+                    f"{self.label}: inputs differ in batch size or number of time steps",
+                    got=" and ".join(shape_text(x.shape) for x in leaves),
+                )
+        masks = self._mask_of_each(mask, leaves)
+        return [None if m is None else self._checked(m, leaves[0].shape[:2]) for m in masks]
+
     def _mask_of_each(self, mask: Any, leaves: list[Any]) -> list[Any]:
         if mask is None or hasattr(mask, "shape"):
             return [mask] * len(leaves)

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..autodiff import ops, trees
-from ..errors import ArgumentError, StateError
+from ..errors import ArgumentError, MinirnnError, ShapeError, StateError
 from . import registry
-from .base import Layer
+from .base import Layer, shape_text
 from .recurrent import RNN
-from .sequences import split_call
+from .repeats import Repeats
+from .sequences import first_mask, split_call
 
 _MERGES: dict[str, Callable[[Any, Any], Any]] = {
     "sum": lambda y, y_rev: y + y_rev,
@@ -44,11 +45,12 @@ class BothStates(list):
 class Bidirectional(Layer):
     """Two recurrent layers, one that reads (B, T, ...) forwards and one that reads it backwards, and their outputs.
 
-    `layer`: an RNN, SimpleRNN, GRU, LSTM or ConvLSTM; it is copied twice, with weights of their own, once with
-    its `go_backwards` the other way round.  `backward_layer` is taken as it is instead; it must differ in
-    go_backwards and agree in stateful, return_sequences and return_state.  `merge_mode` says what becomes of
-    the outputs y and y_rev, which stand in the same order: "sum", "mul", "ave", "concat" (on the last axis),
-    or None for a list of both.  With `return_sequences`, outputs in masked steps are zeros, of both layers.
+    `layer`: an RNN, SimpleRNN, GRU, LSTM or ConvLSTM; it is copied twice, with weights of their own (new ones, but
+    copies of its weights where a cell has no configuration), once with its `go_backwards` the other way round.
+    `backward_layer` is taken as it is instead; it must differ in go_backwards and agree in stateful,
+    return_sequences and return_state.  `merge_mode` says what becomes of the outputs y and y_rev, which stand
+    in the same order: "sum", "mul", "ave" (of one shape), "concat" (on the last axis), or None for a list of
+    both.  With `return_sequences`, outputs in masked steps are zeros, of both layers.
 
     With `return_state` the result is a list [y, *forward states, *backward states], whose halves of the
     states also have names: `.forward_state` and `.backward_state` (Schuster & Paliwal 1997).
@@ -88,7 +90,7 @@ class Bidirectional(Layer):
         if backward_layer is None:
             self.backward_layer = _copied(layer, f"backward_{stem}", not layer.go_backwards)
         self._check_directions()
-        for direction in (self.forward_layer, self.backward_layer):
+        for direction in self._directions:
             direction.zero_output_for_mask = direction.return_sequences
         self._initial_weights = None if weights is None else list(weights)
         self.batch_axis = self.forward_layer.batch_axis
@@ -106,6 +108,27 @@ class Bidirectional(Layer):
                     f"{self.label}: forward layer and backward layer should have the same {name}",
                     got=f"{getattr(one, name)} and {getattr(other, name)}",
                 )
+        declared = [layer._face.declared_output for layer in self._directions]
+        if None not in declared:
+            self._check_widths(*(trees.flatten(shapes)[0] for shapes in declared))
+
+    def _check_widths(self, shapes: list[Any], shapes_rev: list[Any]) -> None:
+        """ShapeError unless the outputs, of these shapes behind the batch, can be merged."""
+        if self.merge_mode is None:
+            return
+        free = 1 if self.merge_mode == "concat" else 0  # axes at the end that may differ
+
+        def fits(one: Any, other: Any) -> bool:
+            pairs = list(zip(one, other, strict=False))[: len(one) - free]
+            return len(one) == len(other) and all(None in pair or pair[0] == pair[1] for pair in pairs)
+
+        if len(shapes) != len(shapes_rev) or not all(map(fits, shapes, shapes_rev)):
+            found = zip(self._directions, (shapes, shapes_rev), strict=True)
+            raise ShapeError(
+                f"{self.label}: merge_mode={self.merge_mode!r} needs outputs of the same shape from both layers",
+                got="; ".join(f"{', '.join(shape_text(n, ()) for n in ns)} of {layer.label}" for layer, ns in found),
+                fix="the same number of units in both, or merge_mode=None" + ', or "concat"' * (1 - free),
+            )
 
     @property
     def return_sequences(self) -> bool:
@@ -118,7 +141,7 @@ class Bidirectional(Layer):
         return bool(self.forward_layer.return_state)
 
     def build(self, input_shape: Any) -> None:
-        for layer in (self.forward_layer, self.backward_layer):
+        for layer in self._directions:
             layer.build_once(input_shape)
         if self._initial_weights is not None:
             self.set_weights(self._initial_weights)
@@ -140,18 +163,40 @@ class Bidirectional(Layer):
         initial_state: the states of the forward layer, then those of the backward one; the rest as for an RNN.
         """
         if type(inputs) is list:
+            if len(inputs) > 1 and not self._know_states:
+                self._build_on(inputs[0])  # which states there are
             count, known = self._state_counts()[2], self.forward_layer._num_constants
             inputs, initial_state, constants = split_call(inputs, initial_state, constants, count, known, self.label)
+        if constants is not None:
+            constants = list(constants) if isinstance(constants, (list, tuple)) else [constants]
         options = {
-            "mask": mask, "lengths": lengths, "initial_state": initial_state, "constants": constants,
+            "mask": first_mask(mask), "lengths": lengths, "initial_state": initial_state, "constants": constants,
             "reset_mask": reset_mask, "training": training,
         }  # fmt: skip
+        if not self.built:
+            self._check_first_call(inputs, options)
         result = super().__call__(inputs, **{name: value for name, value in options.items() if value is not None})
         return BothStates(result, self._states_returned(self.forward_layer)) if self.return_state else result
 
+    def _check_first_call(self, inputs: Any, options: dict[str, Any]) -> None:
+        """Find what is wrong with a call before either layer makes its weights."""
+        halves = self._halves(options["initial_state"] if self._know_states else None)
+        for layer, initial in zip(self._directions, halves, strict=True):
+            constants = None if layer.ignores_constants else options["constants"]
+            layer._face.check_constants(constants)
+            layer._check_first_call(inputs, {**options, "initial_state": initial, "constants": constants})
+
+    @property
+    def _know_states(self) -> bool:
+        return all(layer._face.shapes is not None for layer in self._directions)
+
+    @property
+    def _directions(self) -> tuple[Any, Any]:
+        return self.forward_layer, self.backward_layer
+
     def _state_counts(self) -> tuple[int, int, int]:
         """The numbers of state arrays: forward, backward, together."""
-        counts = [layer._face.state_count for layer in (self.forward_layer, self.backward_layer)]
+        counts = [layer._face.state_count for layer in self._directions]
         return counts[0], counts[1], sum(counts)
 
     def _states_returned(self, layer: Any) -> int:
@@ -174,7 +219,7 @@ class Bidirectional(Layer):
         common = {"mask": mask, "constants": constants, "reset_mask": reset_mask}
         options = {"training": training, **{name: value for name, value in common.items() if value is not None}}
         outputs, states = [], []
-        for layer, initial in zip((self.forward_layer, self.backward_layer), self._halves(initial_state), strict=True):
+        for layer, initial in zip(self._directions, self._halves(initial_state), strict=True):
             found = layer(inputs, **options, **({} if initial is None else {"initial_state": initial}))
             found = found if isinstance(found, list) else [found]
             count = len(found) - (self._states_returned(layer) if self.return_state else 0)
@@ -185,6 +230,7 @@ class Bidirectional(Layer):
             ys_rev = [ops.flip(y, 1 - self.batch_axis) for y in ys_rev]
         if self.merge_mode is None:
             return [*ys, *ys_rev, *states]
+        self._check_widths([y.shape[1:] for y in ys], [y.shape[1:] for y in ys_rev])
         merged = [_MERGES[self.merge_mode](y, y_rev) for y, y_rev in zip(ys, ys_rev, strict=True)]
         return [*merged, *states] if self.return_state or len(merged) > 1 else merged[0]
 
@@ -207,9 +253,9 @@ class Bidirectional(Layer):
         """The mask for the outputs, in their order, if the layer returns sequences; else None."""
         masks = self.forward_layer.compute_mask(inputs, mask)
         passed = masks[0] if isinstance(masks, list) else masks
-        if self.merge_mode is not None:
-            return [passed] if self.return_state else passed
-        return [passed, passed]
+        states = sum(map(self._states_returned, self._directions)) if self.return_state else 0
+        masks = [passed] * (1 if self.merge_mode is not None else 2) + [None] * states
+        return masks if len(masks) > 1 else passed
 
     # States ----------------------------------------------------------------------------------------
     @property
@@ -225,14 +271,20 @@ class Bidirectional(Layer):
 
     @states.setter
     def states(self, values: Any) -> None:
-        self.forward_layer.states, self.backward_layer.states = self._halves(values, "states")
+        halves = self._halves(values, "states")
+        for layer, own in zip(self._directions, halves, strict=True):
+            layer.check_reset(own)
+        self.forward_layer.states, self.backward_layer.states = halves
 
     def reset_states(self, states: Any = None, rows: Any = None) -> None:
         """Both directions back to the beginning, or to `states`, forward first; only for some `rows` if given.
 
         Raises StateError if the layer isn't stateful or the states don't fit.
         """
-        for layer, own in zip((self.forward_layer, self.backward_layer), self._halves(states, "states"), strict=True):
+        halves = self._halves(states, "states")
+        for layer, own in zip(self._directions, halves, strict=True):
+            layer.check_reset(own, rows)
+        for layer, own in zip(self._directions, halves, strict=True):
             layer.reset_states(own, rows)
 
     # Configuration ---------------------------------------------------------------------------------
@@ -260,6 +312,28 @@ class Bidirectional(Layer):
 def _copied(layer: Any, name: str, go_backwards: bool) -> Any:
     """The layer once more, with weights of its own."""
     # One that has no weights yet is copied as it is: a user's cell may have no configuration.
-    made = type(layer).from_config(layer.get_config()) if layer.built else copy.deepcopy(layer)
+    made = copy.deepcopy(layer) if not layer.built else _made_again(layer)
     made.name, made.go_backwards = name, go_backwards
+    for part in (made._face, made._held, made._form):  # which errors call by name, too
+        part.label = made.label
     return made
+
+
+def _made_again(layer: Any) -> Any:
+    """A built layer as its configuration makes it, without weights; one without configuration with a copy of them."""
+    try:
+        return type(layer).from_config(layer.get_config())
+    except (MinirnnError, TypeError, NotImplementedError) as error:
+        try:
+            made = copy.deepcopy(layer)
+        except Exception:
+            raise ArgumentError(
+                f"Bidirectional: {layer.label} has weights already and cannot be copied",
+                got=f"{layer._face.cell_name}: {error}",
+                fix="give the cell get_config and minirnn.register, wrap the layer before its first call, or pass "
+                "a backward_layer too",
+            ) from error
+        made._repeats = Repeats()  # what was kept runs the cell of the original
+        if made.stateful:
+            made.states = None
+        return made

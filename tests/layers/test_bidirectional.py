@@ -447,7 +447,7 @@ def test_errors() -> None:
     with pytest.raises(StateError, match="4 states but was passed 2"):
         layer(x, initial_state=states[:2])
     with pytest.raises(ArgumentError, match="constants"):
-        layer(x, constants=[np.ones((B, 1))])
+        Bidirectional(RNN(GRUCell(U)))(x, constants=[np.ones((B, 1))])
     with pytest.raises(ArgumentError, match="a list is the call"):
         layer([x, *states], initial_state=states)
     with pytest.raises(ArgumentError, match="a list is the call"):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import minirnn as mr
 from minirnn import RecurrentContainer
-from minirnn.errors import ArgumentError, ShapeError
+from minirnn.errors import ArgumentError, ShapeError, StateError
 from minirnn.layers import Dense, Input
 from minirnn.models import Model
 from tests.reference.cells import Array
@@ -120,6 +120,15 @@ def test_reset_states_of_some_rows_goes_back_to_the_declared_states() -> None:
     np.testing.assert_array_equal(np.asarray(held.states[0])[1], START[0])
     held.reset_states(states=[START])
     np.testing.assert_array_equal(held.states[0], START)
+
+
+def test_rows_are_reset_before_the_first_call_of_a_known_batch() -> None:
+    held = elman(stateful=True, state_initializer=mr.initializers.Constant(0.5))
+    with pytest.raises(StateError, match="number of rows"):
+        held.reset_states(rows=[1])
+    Model(x := Input(batch_shape=(B, None, F)), held(x))
+    held.reset_states(START[:1], rows=[1])
+    np.testing.assert_array_equal(held.states[0], [[0.5] * U, START[0], [0.5] * U])
 
 
 def test_lengths_are_a_mask_beside_the_others() -> None:

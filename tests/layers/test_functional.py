@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import minirnn as mr
-from minirnn.errors import ArgumentError, DtypeError, FormatError, ShapeError
-from minirnn.layers import GRU, LSTM, Concatenate, Dense, Embedding, Flatten, Input, Lambda, Layer, Reshape
+from minirnn.errors import ArgumentError, DtypeError, FormatError, MinirnnError, ShapeError
+from minirnn.layers import GRU, LSTM, RNN, Concatenate, Dense, Embedding, Flatten, Input, Lambda, Layer, Reshape
 from minirnn.layers.functional import FunctionGraph, SymbolicTensor
 
 RNG = np.random.default_rng(16)
@@ -129,7 +129,7 @@ def test_dtypes_do_not_mix() -> None:
         Input((3,)) + Input((3,), dtype="float64")
     with pytest.raises(DtypeError) as caught:
         Dense(2, name="d")(Input((3,), dtype="float64"))
-    assert "Dense 'd' on symbolic Inputs: above stands 17 for the unknown batch" in "".join(caught.value.__notes__)
+    assert "(None, 3)" in str(caught.value) and caught.value.__notes__ == ["while calling Dense 'd' on symbolic Inputs"]
 
 
 # running -----------------------------------------------------------------------------------------
@@ -255,3 +255,84 @@ def test_errors() -> None:
     with pytest.raises(ArgumentError, match="must be symbolic"):
         FunctionGraph([x], [3])  # type: ignore[list-item]
     assert isinstance(x, SymbolicTensor)
+
+
+class Shifted(Layer):
+    """A cell that adds a constant of one column."""
+
+    state_size = 4
+
+    def call(self, inputs: Any, states: Any, constants: Any) -> Any:
+        h = states[0] + inputs + constants[0]
+        return h, [h]
+
+
+FLOATS = {"dtype": "float64"}
+BY_ROW: dict[str, Any] = {
+    "state": (lambda: GRU(4, **FLOATS), {"initial_state": RNG.normal(size=(6, 4))}),
+    "mask": (lambda: GRU(4, **FLOATS), {"mask": RNG.random((6, 3)) > 0.4}),
+    "mask in lists": (lambda: GRU(4, **FLOATS), {"mask": (RNG.random((6, 3)) > 0.4).tolist()}),
+    "time-major mask": (lambda: GRU(4, time_major=True, **FLOATS), {"mask": RNG.random((3, 6)) > 0.4}),
+    "lengths": (lambda: LSTM(4, **FLOATS), {"lengths": [1, 2, 3, 0, 3, 1]}),
+    "constant": (lambda: RNN(Shifted(**FLOATS)), {"constants": [RNG.normal(size=(6, 1))]}),
+    "constant and state": (
+        lambda: RNN(Shifted(**FLOATS)),
+        {"constants": RNG.normal(size=(6, 1)), "initial_state": [RNG.normal(size=(6, 4))]},
+    ),
+}
+
+
+@pytest.mark.parametrize("how", BY_ROW)
+def test_arrays_fix_the_batch_of_a_call_on_an_input_of_any_batch(how: str) -> None:
+    make, options = BY_ROW[how]
+    layer, is_time_major = make(), how.startswith("time-major")
+    x = Input(batch_shape=(3, None, 4) if is_time_major else (None, 3, 4), dtype="float64")
+    y = layer(x, **options)
+    assert y.shape == (None, 4)
+    data = RNG.normal(size=(3, 6, 4) if is_time_major else (6, 3, 4))
+    graph = FunctionGraph([x], [y])
+    np.testing.assert_array_equal(run(graph, data)[0], layer(data, **options).numpy())
+    with pytest.raises(ShapeError):
+        run(graph, data[:, :5] if is_time_major else data[:5])
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: GRU(4)(Input((None, 5)), initial_state=Input((3,))), ["(batch=None, 3)", "(batch=None, 4)"]),
+        (lambda: GRU(4)(Input((3, 5)), mask=np.ones((6, 4))), ["(batch=None, time=4)", "(batch=None, time=3)"]),
+        (lambda: Concatenate()([Input((None, 19)), Input((17, 19, 1))]), ["None"]),
+        (lambda: GRU(4)(Input(batch_shape=(17, None, 5)), initial_state=np.zeros((19, 4))), ["batch=19", "batch=17"]),
+    ],
+)
+def test_errors_say_none_for_unknown_sizes(call: Any, words: list[str]) -> None:
+    with pytest.raises(MinirnnError) as caught:
+        call()
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "given", "wanted"),
+    [
+        (lambda: GRU(3, return_sequences=True, return_state=True), (2, 5, 4), [(2, 5, 3), (2, 3)]),
+        (lambda: GRU(3, stateful=True), (2, None, 4), (2, 3)),
+        (lambda: Embedding(5, 3), [None, 7], (None, 7, 3)),
+        (lambda: Concatenate(), [(2, 3), (2, 4)], (2, 7)),
+        (lambda: Flatten(), (None, 3, 4), (None, 12)),
+    ],
+)
+def test_compute_output_shape(make: Any, given: Any, wanted: Any) -> None:
+    layer = make()
+    before = mr.autodiff.random.get_state()
+    assert layer.compute_output_shape(given) == wanted
+    assert not layer.weights and mr.autodiff.random.get_state() == before
+
+
+def test_compute_output_shape_of_a_layer_that_is_built() -> None:
+    layer = GRU(3, stateful=True)
+    layer(np.ones((2, 5, 4)))
+    h = layer.states[0].numpy()
+    assert layer.compute_output_shape((2, 7, 4)) == (2, 3)
+    np.testing.assert_array_equal(layer.states[0], h)
+    with pytest.raises(ShapeError, match="5 features"):
+        layer.compute_output_shape((2, 7, 5))

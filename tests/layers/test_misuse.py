@@ -64,7 +64,19 @@ MAKING: dict[str, tuple[Callable[[], Any], type[MinirnnError], tuple[str, ...]]]
     "a class for a cell": (lambda: RNN(LSTMCell), ArgumentError, ("must be an object", "LSTMCell(...)")),
     "a cell without call": (lambda: RNN(object()), ArgumentError, ("`call", "object")),
     "a cell without state_size": (lambda: RNN(Dense(3)), ArgumentError, ("`state_size`", "Dense")),
-    "a layer for a cell": (lambda: RNN(LSTM(3)), ArgumentError, ("`state_size`", "LSTM")),
+    "a layer for a cell": (lambda: RNN(LSTM(3)), ArgumentError, ("one step", "LSTM", "LSTMCell(...)")),
+    "a call that is no function": (lambda: RNN(Plain(call=3)), ArgumentError, ("`call`", "call = 3", "(output,")),
+    "a call without states": (
+        lambda: RNN(Plain(call=lambda x: x), name="r"),
+        ArgumentError,
+        ("RNN 'r'", "Plain with call(x)", "call(inputs, states"),
+    ),
+    "a batch_input_shape that is a number": (
+        lambda: GRU(3, batch_input_shape=5, name="e"),
+        ArgumentError,
+        ("GRU 'e'", "batch_input_shape", "5"),
+    ),
+    "an activation that is not here": (lambda: GRU(3, activation="gelu"), ArgumentError, ("'gelu'", "mish", "relu6")),
     "a wrong state_size": (lambda: RNN(Plain(state_size="3")), ArgumentError, ("state_size", "'3'")),
     "an empty stack": (lambda: RNN([]), ArgumentError, ("at least one cell",)),
     "a stack of one cell, not in a list": (lambda: StackedRNNCells(LSTMCell(2)), ArgumentError, ("a list of cells",)),
@@ -120,6 +132,37 @@ STEPS: dict[str, tuple[Callable[[], Any], type[MinirnnError], tuple[str, ...]]] 
         ArgumentError,
         ("RNN 'r'", "Needing", "needs constants", "constants=[...]"),
     ),
+    "no constants at all for a cell that needs them": (
+        lambda: RNN(Needing(), dtype="float64", name="r")(X, constants=[]),
+        ArgumentError,
+        ("RNN 'r'", "needs constants"),
+    ),
+    "constants for a cell that takes none": (
+        lambda: RNN(Plain(), dtype="float64", name="r")(X, constants=[X[:, 0]]),
+        ArgumentError,
+        ("RNN 'r'", "Plain", "does not support constants"),
+    ),
+    "a flat call with too many for such a cell": (
+        lambda: RNN(Plain(), dtype="float64")([X, X[:, 0], X[:, 0]]),
+        ArgumentError,
+        ("does not support constants",),
+    ),
+    "constants of another batch": (
+        lambda: RNN(Needing(), dtype="float64", name="r")(X, constants=[X[:, 0], X[:1, 0]]),
+        ShapeError,
+        ("RNN 'r'", "constant 1", "batch=1", "batch=3"),
+    ),
+    "no output": (
+        lambda: run(Plain(lambda x, h: (None, [h]))),
+        ArgumentError,
+        ("RNN 'r'", "Plain", "got: None", "(batch=3, ...)"),
+    ),
+    "a number for an output": (lambda: run(Plain(lambda x, h: (1.0, [h]))), ShapeError, ("Plain", "got: ()")),
+    "the output of one row": (
+        lambda: run(Plain(lambda x, h: (x[0], [h])), return_sequences=True),
+        ShapeError,
+        ("Plain", "got: (2,)", "(batch=3, ...)"),
+    ),
     "too few states": (lambda: run(Plain(lambda x, h: (x, []))), ArgumentError, ("number of states", "got: 0")),
     "no pair": (lambda: run(Plain(lambda x, h: x)), ArgumentError, ("two things",)),
     "a float32 weight in a float64 layer": (
@@ -166,6 +209,12 @@ CALLS: dict[str, tuple[Callable[[Any], Any], type[MinirnnError], tuple[str, ...]
     "mask the other way round": (lambda layer: layer(X, mask=np.ones((T, B))), ShapeError, ("batch=5, time=3",)),
     "mask of one sequence": (lambda layer: layer(X, mask=np.ones(T)), ShapeError, ("mask",)),
     "mask of features": (lambda layer: layer(X, mask=np.ones((B, T, F))), ShapeError, ("mask",)),
+    "an irregular mask": (
+        lambda layer: layer(X, mask=[[1], [1, 2], []]),
+        ArgumentError,
+        ("mask", "[1, 2]", "an array"),
+    ),
+    "irregular lengths": (lambda layer: layer(X, lengths=[1, [2, 3], 1]), ArgumentError, ("lengths", "[2, 3]")),
     "reset_mask too short": (
         lambda layer: layer(X, reset_mask=np.zeros((B, T - 1), bool)),
         ShapeError,
@@ -207,14 +256,8 @@ CALLS: dict[str, tuple[Callable[[Any], Any], type[MinirnnError], tuple[str, ...]
         DtypeError,
         ("float32", "float64"),
     ),
-    "constants for a cell that takes none": (
-        lambda layer: layer(X, constants=[H]),
-        ArgumentError,
-        ("LSTMCell", "does not support constants"),
-    ),
     "a flat call of nothing": (lambda layer: layer([]), ArgumentError, ("[inputs, *states, *constants]",)),
     "a flat call with one state": (lambda layer: layer([X, H]), StateError, ("has 2 states but was passed 1",)),
-    "a flat call with too many": (lambda layer: layer([X, H, H, H]), ArgumentError, ("does not support constants",)),
     "states twice": (
         lambda layer: layer([X, H, H], initial_state=[H, H]),
         ArgumentError,

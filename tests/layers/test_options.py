@@ -326,3 +326,34 @@ def test_dropout_of_gates_is_shared_over_time() -> None:
     y = layer(np.ones((20, 6, 2)), training=True).numpy()
     np.testing.assert_allclose(y, y[:, :1] + 0 * y, atol=1e-12)
     assert len(np.unique(y[:, 0, 0].round(9))) > 4
+
+
+@pytest.mark.parametrize("make", [SimpleRNN, GRU, LSTM])
+def test_layers_ignore_constants(make: Any) -> None:
+    layer = make(U, dtype="float64", return_state=True)
+    x, c = RNG.normal(size=(B, T, F)), RNG.normal(size=(B, 2))
+    states = [RNG.normal(size=(B, U)) for _ in layer.cell.get_initial_state(batch_size=B)]
+    for got, want in zip(layer(x, constants=[c]), layer(x), strict=True):
+        np.testing.assert_array_equal(got, want)
+    for got, want in zip(layer([x, *states, c, c]), layer(x, initial_state=states), strict=True):
+        np.testing.assert_array_equal(got, want)
+    assert "num_constants" not in layer.get_config()
+
+
+@pytest.mark.parametrize("make", [SimpleRNN, GRU, LSTM])
+def test_layers_have_the_options_of_their_cells(make: Any) -> None:
+    layer = make(3, activation="relu", dropout=0.25, kernel_regularizer="l2", bias_constraint="non_neg")
+    for name in layer.cell.option_names:
+        assert getattr(layer, name) is getattr(layer.cell, name)
+    assert (layer.units, layer.dropout, layer.state_size) == (3, 0.25, layer.cell.state_size)
+    layer.dropout = 0.5
+    assert layer.cell.dropout == 0.5
+    assert hasattr(layer, "unit_forget_bias") == (make is LSTM)
+
+
+def test_trainable_reaches_the_cell() -> None:
+    layer = GRU(3, trainable=False)
+    layer(np.ones((2, 3, 4)))
+    assert layer.cell.trainable_variables == [] == layer.trainable_variables
+    layer.trainable = True
+    assert len(layer.cell.trainable_variables) == 3 == len(layer.trainable_variables)

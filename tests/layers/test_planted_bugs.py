@@ -259,18 +259,18 @@ def states_are_not_kept(patch: Patch) -> None:
 
 
 def reset_does_nothing(patch: Patch) -> None:
-    patch(states.HeldStates, "reset", lambda self, states=None, rows=None: None)
+    patch(states.HeldStates, "reset", lambda self, *given: None)
 
 
 def reset_of_rows_resets_all(patch: Patch) -> None:
     real = states.HeldStates.reset
-    patch(states.HeldStates, "reset", lambda self, states=None, rows=None: real(self, states))
+    patch(states.HeldStates, "reset", lambda self, states=None, *_: real(self, states))
 
 
 def reset_to_zeros_instead_of_declared_states(patch: Patch) -> None:
-    def reset(self: Any, states_: Any = None, rows: Any = None) -> None:
+    def reset(self: Any, *given: Any) -> None:
         self.fresh = None
-        real(self, states_, rows)
+        real(self, *given)
 
     real = states.HeldStates.reset
     patch(states.HeldStates, "reset", reset)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import minirnn as mr
+from minirnn.autodiff import trees
 from minirnn.errors import ArgumentError, ShapeError, StateError
 from minirnn.layers import RNN, Dense, Input, Layer, LSTMCell, StackedRNNCells, TensorShape, registry
 from minirnn.layers.functional import FunctionGraph
@@ -158,7 +159,7 @@ def test_constants(engine: str) -> None:
             return h, [h]
 
     layer = RNN(Attending(dtype="float64"))
-    x, scale, shift, h = (RNG.normal(size=s) for s in ((B, T, 3), (B, 1), (3,), (B, 3)))
+    x, scale, shift, h = (RNG.normal(size=s) for s in ((B, T, 3), (B, 1), (B, 3), (B, 3)))
     current = h
     for t in range(T):
         current = current * scale + x[:, t] + shift
@@ -343,3 +344,61 @@ def test_numbers_in_output_size_are_a_shape_or_one_output_each(return_sequences:
         first, second = RNN(Two(), return_sequences=return_sequences, dtype="float64")(x, **call)
         assert first.shape == (*lead, 2) and second.shape == (*lead, 3)
     assert second.numpy().max() == 2.0
+
+
+class Later(Layer):
+    """A cell that knows its sizes once it is built."""
+
+    state_size: Any = None
+    output_size: Any = None
+
+    def build(self, input_shape: Any) -> None:
+        self.state_size = TensorShape([input_shape[-1]])
+        self.output_size = input_shape[-1]
+
+    def call(self, inputs: Any, states: Any) -> Any:
+        return inputs, [s + 1.0 for s in states]
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_sizes_may_be_known_after_the_build(stacked: bool) -> None:
+    x, mask, h = RNG.normal(size=(B, T, F)), np.array([[1, 1, 0, 0], [1, 1, 1, 1]], bool), np.full((B, F), 2.0)
+
+    def made() -> RNN:
+        return RNN([Later(dtype="float64")] if stacked else Later(dtype="float64"), return_state=True)
+
+    for call in (lambda layer: layer(x, mask=mask, initial_state=h), lambda layer: layer([x, h], mask=mask)):
+        y, s = call(made())
+        s = s[0] if stacked else s
+        np.testing.assert_array_equal(y, x[[0, 1], [1, 3]])
+        np.testing.assert_array_equal(np.asarray(s)[:, 0], [4.0, 6.0])
+    inputs = Input((None, F), dtype="float64"), Input((F,), dtype="float64")
+    graph = FunctionGraph(inputs, trees.flatten(made()(inputs[0], initial_state=inputs[1]))[0])
+    np.testing.assert_array_equal(graph.run([mr.Tensor(x), mr.Tensor(h)])[1].numpy()[:, 0], [6.0, 6.0])
+
+
+def test_sizes_that_stay_unknown() -> None:
+    class Never(Later):
+        def build(self, input_shape: Any) -> None:
+            pass
+
+    with pytest.raises(ArgumentError, match="state_size"):
+        RNN(Never())(np.ones((B, T, F)))
+
+
+@pytest.mark.parametrize("return_sequences", [False, True])
+@pytest.mark.parametrize("size", [[2], 2, (2,), TensorShape((2,))])
+def test_a_bare_output_for_each_form_of_output_size(size: Any, return_sequences: bool) -> None:
+    class Bare:
+        state_size = 2
+        output_size = size
+
+        def call(self, x: Any, states: Any) -> Any:
+            return states[0] + x, [states[0] + x]
+
+    x, mask = RNG.normal(size=(B, T, 2)), np.array([[1, 1, 0, 0], [1, 1, 1, 1]], bool)
+    summed = np.cumsum(x * mask[..., None], axis=1)
+    for engine in ("numpy", "reference"):
+        with mr.engine(engine):
+            y = RNN(Bare(), return_sequences=return_sequences, dtype="float64")(x, mask=mask)
+        np.testing.assert_allclose(y, summed if return_sequences else summed[:, -1])

@@ -183,7 +183,6 @@ def test_kinds_of_masks_and_lengths() -> None:
         ({"initial_state": [np.zeros((1, U))] * 2}, ShapeError, "another batch size"),
         ({"initial_state": [np.zeros((B, U + 1))] * 2}, ShapeError, "not compatible with the cell's state_size"),
         ({"initial_state": [mr.Tensor(np.zeros((B, U), "float32"))] * 2}, DtypeError, "float64"),
-        ({"constants": np.zeros(3)}, ArgumentError, "does not support constants"),
     ],
 )
 def test_errors_of_calls(options: dict[str, Any], error: type[Exception], message: str) -> None:

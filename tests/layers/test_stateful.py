@@ -10,10 +10,10 @@ import pytest
 
 import minirnn as mr
 from minirnn.errors import ArgumentError, ShapeError, StateError
-from minirnn.layers import GRU, LSTM, RNN, Input, StackedRNNCells
+from minirnn.layers import GRU, LSTM, RNN, Bidirectional, ConvLSTM2D, Input, StackedRNNCells
 from minirnn.layers.cells import GRUCell, LSTMCell
 from minirnn.layers.functional import FunctionGraph
-from minirnn.models import Sequential, load_model
+from minirnn.models import Model, Sequential, load_model
 
 RNG = np.random.default_rng(14)
 B, T, F, U = 3, 6, 2, 4
@@ -86,7 +86,8 @@ def test_reset_of_rows() -> None:
 def test_states_before_the_first_call() -> None:
     held, plain = pair()
     held.reset_states()
-    held.reset_states(rows=[0])
+    with pytest.raises(StateError, match="(?s)number of rows.*Input"):
+        held.reset_states(rows=[0])
     states = [RNG.normal(size=(B, U)) for _ in range(2)]
     held.reset_states(states=states)
     x = RNG.normal(size=(B, T, F))
@@ -136,6 +137,82 @@ def test_a_fixed_batch_has_states_from_a_reset_on() -> None:
     assert [s.numpy()[0, 0] for s in layer.states] == [1.0, 2.0]
     layer.reset_states(rows=[0])
     assert layer.states[1].numpy()[:, 0].tolist() == [0.0, 2.0, 2.0]
+
+
+class Counting:
+    """A plain cell that begins with 7 and adds the input."""
+
+    state_size = F
+
+    def call(self, inputs: Any, states: Any) -> Any:
+        return states[0] + inputs, [states[0] + inputs]
+
+    def get_initial_state(self, batch_size: int) -> Any:
+        return [np.full((batch_size, F), 7.0)]
+
+
+@pytest.mark.parametrize("make", [lambda: GRU(F, stateful=True), lambda: RNN(Counting(), stateful=True)])
+def test_rows_before_the_first_call_of_a_known_batch(make: Any) -> None:
+    layer = make()
+    begins = 7.0 if isinstance(layer.cell, Counting) else 0.0
+    Model(x := Input(batch_shape=(B, None, F)), layer(x))
+    with pytest.raises(ShapeError):
+        layer.reset_states(np.ones((2, F)), rows=[1])
+    assert layer.states is None
+    layer.reset_states(np.ones((1, F)), rows=[1])
+    assert layer.states[0].numpy().tolist() == [[begins] * F, [1.0] * F, [begins] * F]
+    layer.states = None
+    layer.reset_states(rows=[0])
+    assert layer.states[0].numpy()[:, 0].tolist() == [0.0, begins, begins]
+    assert layer(np.zeros((B, T, F), "float32")).shape == (B, F)
+
+
+def test_rows_of_images_and_both_ways_before_the_first_call() -> None:
+    images = ConvLSTM2D(2, 3, stateful=True)
+    Model(x := Input(batch_shape=(B, None, 5, 6, 1)), images(x))
+    images.reset_states([np.ones((1, 3, 4, 2))] * 2, rows=[2])
+    assert images.states[1].numpy()[:, 0, 0, 0].tolist() == [0, 0, 1]
+    both = Bidirectional(GRU(U, stateful=True))
+    with pytest.raises(StateError, match="number of rows"):
+        both.reset_states(rows=[0])
+    Model(x := Input(batch_shape=(B, None, F)), both(x))
+    both.reset_states([np.ones((1, U)), np.full((1, U), 2.0)], rows=[1])
+    assert [s.numpy()[:, 0].tolist() for s in both.states] == [[0, 1, 0], [0, 2, 0]]
+
+
+def test_a_cell_that_knows_its_states_once_it_is_built() -> None:
+    class Late:
+        state_size: Any = None
+
+        def build(self, input_shape: Any) -> None:
+            self.state_size = input_shape[-1]
+
+        def call(self, inputs: Any, states: Any) -> Any:
+            return inputs + states[0], [inputs + states[0]]
+
+    layer = RNN(Late(), stateful=True)
+    layer.reset_states()
+    with pytest.raises(StateError, match="(?s)only when it is built.*call the layer"):
+        layer.reset_states([np.ones((B, F))])
+    layer.build((None, T, F))
+    layer.reset_states([np.ones((B, F))])
+    assert layer(np.zeros((B, T, F), "float32")).numpy().tolist() == [[1.0] * F] * B
+
+
+def test_states_of_unknown_size_are_looked_at_in_the_first_call() -> None:
+    layer = ConvLSTM2D(2, 3, stateful=True, dtype="float64")
+    states = [RNG.normal(size=(B, 3, 4, 2)) for _ in range(2)]
+    layer.reset_states(states)
+    layer.reset_states(rows=[1])
+    with pytest.raises(ShapeError, match="(?s)state 0.*batch=3, 3, 4, 2.*batch=3, 4, 3, 2"):
+        layer(np.ones((B, T, 6, 5, 1)))
+    assert not layer.built
+    with pytest.raises(ShapeError):
+        layer.reset_states([np.ones((B, 3, 4, 5))] * 2)
+    states = [state * [[[[1]]], [[[0]]], [[[1]]]] for state in states]
+    x = RNG.normal(size=(B, T, 5, 6, 1))
+    got = layer(x).numpy()
+    np.testing.assert_array_equal(got, layer(x, initial_state=states).numpy())
 
 
 @pytest.mark.parametrize("shape", [{"batch_input_shape": (B, None, F)}, {"input_shape": (T, F)}], ids=lambda s: [*s][0])
