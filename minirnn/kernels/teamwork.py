@@ -23,9 +23,11 @@ from .waiting import number_at
 _WORTH_HELP = 180_000  # multiply-adds of a product: for a row they take 6 us, and with a helper 4
 # As many as take ten times as long as it takes a helper to come.
 _WORTH_A_TEAM = 10_000_000
-# Seconds without teams after two in turn whose helpers lost their cores to other processes: each costs some 10 ms,
-# where a whole kernel takes 5.  One alone means little: a helper just woken may begin on the caller's core.
-_WITHOUT = 0.5
+# Seconds without teams after two in turn whose helpers lost their cores to other processes, twice as many after each
+# further one, but no more than 64 times: such a kernel takes some 10 ms, where one alone takes 5.  The first one means
+# little: a helper just woken may begin on the caller's core.
+_WITHOUT = 0.01
+_MOST_DOUBLINGS = 6
 _held_up, _without_until = 0, 0.0  # in turn; a time
 
 
@@ -80,7 +82,7 @@ def run(kernel: Callable[[int], None], wish: Help) -> None:
             team.leave()
         _held_up = _held_up + 1 if team.held_up else 0
         if _held_up > 1:
-            _without_until = time.monotonic() + _WITHOUT
+            _without_until = time.monotonic() + _WITHOUT * 2 ** min(_held_up - 2, _MOST_DOUBLINGS)
 
     threads.run(take_part, [(share,) for share in range(shares)])
 
