@@ -205,4 +205,6 @@ def attending_container() -> RecurrentContainer:
 def test_the_printed_kernel_of_a_container(pass_: str, golden: Golden) -> None:
     text = attending_container().source(pass_)
     check_names(text)
+    # The lines are those of minirnn's own layers, which move with every change there.
+    text = re.sub(r"(\w+\.py):\d+", r"\1", text)
     golden(f"kernel-container-{pass_}.py.txt", text)
