@@ -34,10 +34,6 @@ def _latest(flags: np.ndarray, reverse: bool) -> np.ndarray:
     return np.minimum.accumulate(times[::-1])[::-1] if reverse else np.maximum.accumulate(times)
 
 
-def _along(valid: np.ndarray, rank: int) -> np.ndarray:
-    return valid.reshape(valid.shape + (1,) * (rank - 2))
-
-
 def _hold_forward(ys: Any, valid: Any, begins: Any = None, *, reverse: bool) -> Any:
     if valid.all():
         return ys

@@ -154,7 +154,7 @@ class Text:
         if name == "power_by_number":
             return self._power(operands[0], params["exponent"], call.dtype)
         if name in LIBRARY:
-            function = self.library(name, call.dtype)
+            function = self.elementary(name, call.dtype)
             extra = [repr(float(v)) for v in params.values()]
             return f"{function}({', '.join(operands + extra)})"
         if name not in MAPS:
@@ -177,9 +177,9 @@ class Text:
             return product if whole > 0 else f"1 / ({product})"
         if abs(exponent) == 0.5:
             return f"sqrt({x})" if exponent > 0 else f"1 / sqrt({x})"
-        return f"{self.library('power', dtype)}({x}, as_{dtype}({exponent!r}))"
+        return f"{self.elementary('power', dtype)}({x}, as_{dtype}({exponent!r}))"
 
-    def library(self, name: str, dtype: Any) -> str:
+    def elementary(self, name: str, dtype: Any) -> str:
         """The library function for a dtype; those of another dtype than the rest say so."""
         if str(dtype) not in _SHORT:
             raise Inexpressible(f"{name} of {dtype}")

@@ -119,10 +119,9 @@ def checked_states(given: Any, shapes: Any, batch: int | None, label: str, what:
             batch = got[0]
         fits = len(got) == 1 + len(shape) and all(n in (None, k) for n, k in zip(shape, got[1:], strict=True))
         if not fits or got[0] != batch:
-            same_state = fits
             raise ShapeError(
                 f"{label}: {what} {number} has another batch size than the input"
-                if same_state
+                if fits
                 else f"{label}: {what} {number} is not compatible with the cell's state_size",
                 got=shape_text(got, ("batch",)),
                 expected=shape_text((batch, *shape), ("batch",)),

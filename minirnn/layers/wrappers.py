@@ -1,4 +1,4 @@
-"""Layers around a layer: Bidirectional, which reads a sequence both ways, and TimeDistributed."""
+"""Bidirectional: two recurrent layers that read a sequence both ways."""
 
 from __future__ import annotations
 
