@@ -75,6 +75,11 @@ class CellFace:
         return not self._built and self.cell.state_size is None and hasattr(self.cell, "build")
 
     @property
+    def returned_count(self) -> int:
+        """The number of entries that the states have in a layer's result: of stacked cells one for each cell."""
+        return len(self.shapes) if isinstance(self.shapes, (list, tuple)) else self.state_count
+
+    @property
     def knows_states(self) -> bool:
         """Whether all sizes of the states are known; of some cells they are once it is built."""
         return self.shapes is not None and all(None not in shape for shape in trees.flatten(self.shapes)[0])

@@ -19,7 +19,7 @@ from .base import Layer, is_training, units_of
 from .masks import masks_of
 from .protocol import CellFace
 from .repeats import Repeat, Repeats
-from .sequences import SequenceForm, first_mask, split_call
+from .sequences import SequenceForm, SequenceLayer, first_mask
 from .stacked import StackedRNNCells
 from .states import HeldStates, Stateful, as_floats, checked_states, zero_states
 
@@ -30,7 +30,7 @@ _OPTIONS = (
 
 
 @registry.register(kind="layer")
-class RNN(Stateful, Layer):
+class RNN(Stateful, SequenceLayer):
     """Runs a cell over the time steps of (B, T, ...).
 
     `cell`: a cell, a list of cells (stacked), or an object of any class with `call(input_t, states)` and
@@ -57,7 +57,6 @@ class RNN(Stateful, Layer):
     __untraced__ = Layer.__untraced__ | {"_held", "_repeats", "_form", "_num_constants"}
     # The rank of the input that the layer takes; None for any from 3 on.
     input_rank: ClassVar[int | None] = None
-    ignores_constants: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -96,55 +95,25 @@ class RNN(Stateful, Layer):
         yield from super()._members()
 
     # Calling ---------------------------------------------------------------------------------------
-    def __call__(
-        self,
-        inputs: Any,
-        *,
-        mask: Any = None,
-        lengths: Any = None,
-        initial_state: Any = None,
-        constants: Any = None,
-        reset_mask: Any = None,
-        training: Any = None,
-    ) -> Any:
-        """Run over `inputs`, or over the first of a list [inputs, *states, *constants].
+    def _again(self, inputs: Any) -> Any:
+        before = self._repeats.find(inputs, self.dtype)
+        return None if before is None else before(self, inputs)
 
-        mask: (B, T), True where a step counts; lengths: (B,) integers, the numbers of leading steps that
-        count; initial_state: one array per state, (B, ...); constants: arrays that the cell gets at every
-        step; reset_mask: (B, T), True where a row goes back to the states that the call began with, before
-        it reads that step.  Each row is then as if a new call began there, with the same initial states; a
-        reset at a masked step counts, too.
-        """
-        is_bare = mask is lengths is initial_state is constants is reset_mask is None
-        if is_bare and (training is None or training is is_training()):
-            before = self._repeats.find(inputs, self.dtype)
-            outputs = None if before is None else before(self, inputs)
-            if outputs is not None:
-                return outputs
-        if type(inputs) is list:
-            if len(inputs) > 1 and not self._face.knows_states:
-                self._build_on(inputs[0])  # which states there are
-            counts = self._face.state_count, self._num_constants
-            inputs, initial_state, constants = split_call(inputs, initial_state, constants, *counts, self.label)
-        if constants is not None:
-            constants = list(constants) if isinstance(constants, (list, tuple)) else [constants]
-        if self.ignores_constants or not constants:
-            constants = None
-        self._face.check_constants(constants)
-        mask, lengths, reset_mask = (
-            self._form.as_array(given, what)
-            for what, given in (("mask", first_mask(mask)), ("lengths", lengths), ("reset_mask", reset_mask))
-        )
-        options = {
-            "mask": mask, "lengths": lengths, "initial_state": initial_state, "constants": constants,
-            "reset_mask": reset_mask, "training": training,
-        }  # fmt: skip
-        if not self.built:
-            self._check_first_call(inputs, options)
-        result = super().__call__(inputs, **{name: value for name, value in options.items() if value is not None})
+    def _returned(self, result: Any, constants: Any) -> Any:
         if constants is not None:
             self._num_constants = len(constants)
         return result
+
+    @property
+    def _knows_states(self) -> bool:
+        return self._face.knows_states
+
+    @property
+    def _state_count(self) -> int:
+        return self._face.state_count
+
+    def _check_constants(self, constants: Any) -> None:
+        self._face.check_constants(constants)
 
     def _check_first_call(self, inputs: Any, options: dict[str, Any]) -> None:
         """Find what is wrong with a call before the weights are made, as far as it can be seen from arrays."""
@@ -311,9 +280,7 @@ class RNN(Stateful, Layer):
         if passed is not None and self.go_backwards:
             passed = ops.flip(passed, 1 - self.batch_axis)
         # The first one is for all outputs, if they are nested; the states behind them have no mask.
-        shapes = self._face.shapes
-        returned = len(shapes) if isinstance(shapes, (list, tuple)) else self._face.state_count
-        return [passed] + [None] * returned if self.return_state else passed
+        return [passed] + [None] * self._face.returned_count if self.return_state else passed
 
     def get_initial_state(self, batch_size: int, inputs: Any = None) -> Any:
         """The states that a call without `initial_state` begins with."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -10,8 +10,79 @@ from ..autodiff import ops, trees
 from ..autodiff.tensor import Tensor
 from ..autodiff.trace import abstract
 from ..errors import ArgumentError, MinirnnError, ShapeError
-from .base import shape_text
+from .base import Layer, is_training, shape_text
 from .states import map_shapes
+
+
+class SequenceLayer(Layer):
+    """A layer over time, and its call: the forms in which it takes inputs, masks, states and constants."""
+
+    ignores_constants: ClassVar[bool] = False
+    _form: Any
+    _num_constants: Any  # that a list ends with, 0 if that is not known
+    _knows_states: Any  # whether its cells do, which some learn in their build
+    _state_count: Any  # of arrays
+
+    def __call__(
+        self,
+        inputs: Any,
+        *,
+        mask: Any = None,
+        lengths: Any = None,
+        initial_state: Any = None,
+        constants: Any = None,
+        reset_mask: Any = None,
+        training: Any = None,
+    ) -> Any:
+        """Run over `inputs`, or over the first of a list [inputs, *states, *constants].
+
+        mask: (B, T), True where a step counts; lengths: (B,) integers, the numbers of leading steps that
+        count; initial_state: one array per state, (B, ...), for both directions first those of the forward
+        one; constants: arrays that the cell gets at every step; reset_mask: (B, T), True where a row goes back
+        to the states that the call began with, before it reads that step.  Each row is then as if a new call
+        began there, with the same initial states; a reset at a masked step counts, too.
+        """
+        is_bare = mask is lengths is initial_state is constants is reset_mask is None
+        if is_bare and (training is None or training is is_training()):
+            result = self._again(inputs)
+            if result is not None:
+                return result
+        if type(inputs) is list:
+            if len(inputs) > 1 and not self._knows_states:
+                self._build_on(inputs[0])  # which states there are
+            counts = self._state_count, self._num_constants
+            inputs, initial_state, constants = split_call(inputs, initial_state, constants, *counts, self.label)
+        if constants is not None:
+            constants = list(constants) if isinstance(constants, (list, tuple)) else [constants]
+        if self.ignores_constants or not constants:
+            constants = None
+        self._check_constants(constants)
+        mask, lengths, reset_mask = (
+            self._form.as_array(given, what)
+            for what, given in (("mask", first_mask(mask)), ("lengths", lengths), ("reset_mask", reset_mask))
+        )
+        options = {
+            "mask": mask, "lengths": lengths, "initial_state": initial_state, "constants": constants,
+            "reset_mask": reset_mask, "training": training,
+        }  # fmt: skip
+        if not self.built:
+            self._check_first_call(inputs, options)
+        given = {name: value for name, value in options.items() if value is not None}
+        return self._returned(super().__call__(inputs, **given), constants)
+
+    def _again(self, inputs: Any) -> Any:
+        """What a call remembered from before gives for these inputs; None without one."""
+        return None
+
+    def _check_constants(self, constants: Any) -> None:
+        """ArgumentError for constants that no cell takes."""
+
+    def _check_first_call(self, inputs: Any, options: dict[str, Any]) -> None:
+        """Find what is wrong with a call before the weights are made."""
+
+    def _returned(self, result: Any, constants: Any) -> Any:
+        """What the call returns for the layer's result."""
+        return result
 
 
 class SequenceForm:

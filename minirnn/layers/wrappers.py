@@ -9,10 +9,10 @@ from typing import Any
 from ..autodiff import ops, trees
 from ..errors import ArgumentError, MinirnnError, ShapeError, StateError
 from . import registry
-from .base import Layer, shape_text
+from .base import shape_text
 from .recurrent import RNN
 from .repeats import Repeats
-from .sequences import first_mask, split_call
+from .sequences import SequenceLayer
 
 _MERGES: dict[str, Callable[[Any, Any], Any]] = {
     "sum": lambda y, y_rev: y + y_rev,
@@ -42,7 +42,7 @@ class BothStates(list):
 
 
 @registry.register(kind="layer")
-class Bidirectional(Layer):
+class Bidirectional(SequenceLayer):
     """Two recurrent layers, one that reads (B, T, ...) forwards and one that reads it backwards, and their outputs.
 
     `layer`: an RNN, SimpleRNN, GRU, LSTM or ConvLSTM; it is copied twice, with weights of their own (new ones, but
@@ -147,47 +147,34 @@ class Bidirectional(Layer):
             self.set_weights(self._initial_weights)
 
     # Calling ---------------------------------------------------------------------------------------
-    def __call__(
-        self,
-        inputs: Any,
-        *,
-        mask: Any = None,
-        lengths: Any = None,
-        initial_state: Any = None,
-        constants: Any = None,
-        reset_mask: Any = None,
-        training: Any = None,
-    ) -> Any:
-        """Run both ways over `inputs`, or over the first of a list [inputs, *states, *constants].
+    def _returned(self, result: Any, constants: Any) -> Any:
+        return BothStates(result, self.forward_layer._face.returned_count) if self.return_state else result
 
-        initial_state: the states of the forward layer, then those of the backward one; the rest as for an RNN.
-        """
-        if type(inputs) is list:
-            if len(inputs) > 1 and not self._know_states:
-                self._build_on(inputs[0])  # which states there are
-            count, known = self._state_counts()[2], self.forward_layer._num_constants
-            inputs, initial_state, constants = split_call(inputs, initial_state, constants, count, known, self.label)
-        if constants is not None:
-            constants = list(constants) if isinstance(constants, (list, tuple)) else [constants]
-        options = {
-            "mask": first_mask(mask), "lengths": lengths, "initial_state": initial_state, "constants": constants,
-            "reset_mask": reset_mask, "training": training,
-        }  # fmt: skip
-        if not self.built:
-            self._check_first_call(inputs, options)
-        result = super().__call__(inputs, **{name: value for name, value in options.items() if value is not None})
-        return BothStates(result, self._states_returned(self.forward_layer)) if self.return_state else result
+    @property
+    def _num_constants(self) -> int:
+        return int(self.forward_layer._num_constants)
+
+    @property
+    def _form(self) -> Any:
+        return self.forward_layer._form
+
+    @property
+    def _state_count(self) -> int:
+        return self._state_counts()[2]
+
+    def _check_constants(self, constants: Any) -> None:
+        for layer in self._directions:
+            layer._face.check_constants(None if layer.ignores_constants else constants)
 
     def _check_first_call(self, inputs: Any, options: dict[str, Any]) -> None:
         """Find what is wrong with a call before either layer makes its weights."""
-        halves = self._halves(options["initial_state"] if self._know_states else None)
+        halves = self._halves(options["initial_state"] if self._knows_states else None)
         for layer, initial in zip(self._directions, halves, strict=True):
             constants = None if layer.ignores_constants else options["constants"]
-            layer._face.check_constants(constants)
             layer._check_first_call(inputs, {**options, "initial_state": initial, "constants": constants})
 
     @property
-    def _know_states(self) -> bool:
+    def _knows_states(self) -> bool:
         return all(layer._face.shapes is not None for layer in self._directions)
 
     @property
@@ -198,10 +185,6 @@ class Bidirectional(Layer):
         """The numbers of state arrays: forward, backward, together."""
         counts = [layer._face.state_count for layer in self._directions]
         return counts[0], counts[1], sum(counts)
-
-    def _states_returned(self, layer: Any) -> int:
-        shapes = layer._face.shapes
-        return len(shapes) if isinstance(shapes, (list, tuple)) else layer._face.state_count
 
     def _mask_for(self, inputs: Any, kwargs: dict[str, Any]) -> Any:
         return self.forward_layer._mask_for(inputs, kwargs)
@@ -222,7 +205,7 @@ class Bidirectional(Layer):
         for layer, initial in zip(self._directions, self._halves(initial_state), strict=True):
             found = layer(inputs, **options, **({} if initial is None else {"initial_state": initial}))
             found = found if isinstance(found, list) else [found]
-            count = len(found) - (self._states_returned(layer) if self.return_state else 0)
+            count = len(found) - (layer._face.returned_count if self.return_state else 0)
             outputs.append(found[:count])
             states += found[count:]
         ys, ys_rev = outputs
@@ -253,7 +236,7 @@ class Bidirectional(Layer):
         """The mask for the outputs, in their order, if the layer returns sequences; else None."""
         masks = self.forward_layer.compute_mask(inputs, mask)
         passed = masks[0] if isinstance(masks, list) else masks
-        states = sum(map(self._states_returned, self._directions)) if self.return_state else 0
+        states = sum(layer._face.returned_count for layer in self._directions) if self.return_state else 0
         masks = [passed] * (1 if self.merge_mode is not None else 2) + [None] * states
         return masks if len(masks) > 1 else passed
 
