@@ -1,0 +1,1 @@
+"""The compiled time loop for CUDA: printed from the same loop programs, compiled by numba-cuda."""
