@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import linecache
+import os
 import sys
 import threading
 import types
@@ -29,6 +31,9 @@ INSTALL = "pip install 'minirnn[cuda]' (or 'minirnn[cuda12]' for a driver of CUD
 CAPABILITY = (9, 0)  # what is compiled for where nothing else is said
 _EXACT = {"fastmath": False, "opt": 3, "ftz": False, "fma": False, "prec_div": True, "prec_sqrt": True}
 
+_PARTS = ("extending", "flags")  # of numba.cuda, with which the device library is made
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"  # kernels run as plain Python in Numba's simulator
+
 _lock = threading.RLock()
 _compiled: dict[tuple[Any, ...], Compiled] = {}
 
@@ -36,6 +41,9 @@ _compiled: dict[tuple[Any, ...], Compiled] = {}
 def __getattr__(name: str) -> Any:
     if name == "cuda":
         return _cuda()
+    if name in _PARTS:
+        _cuda()
+        return importlib.import_module(f"numba.cuda.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -81,13 +89,20 @@ def _module(text: str) -> types.ModuleType:
     return module
 
 
+def start(kernel: Any, blocks: tuple[int, int], threads: int, shared: int, arguments: list[Any], stream: Any) -> None:
+    """Launch what `Compiled.launchable` gave; stream: 0 or a stream of numba.cuda.  It has not run on a device."""
+    from numba.cuda.cudadrv.driver import _to_core_stream
+
+    kernel.launch(arguments, (*blocks, 1), (threads, 1, 1), _to_core_stream(stream), shared)
+
+
 # from a function to machine code ------------------------------------------------------------------
 class Compiled:
     """A kernel as the compiler has it: its LLVM IR for libNVVM, PTX and machine code for any compute capability."""
 
-    def __init__(self, name: str, signature: str, result: Any) -> None:
+    def __init__(self, name: str, threads: int | None, result: Any) -> None:
         self.name = name
-        self.signature = signature
+        self.threads = threads
         self.library = result.library
         self.argument_types: tuple[Any, ...] = tuple(result.signature.args)
         self._result = result
@@ -168,7 +183,7 @@ def _compile(
     compiler.kernel_fixup(entry, False)
     nvvm.set_launch_bounds(entry, threads)
     library.needs_cudadevrt = library.use_cooperative
-    return Compiled(name, signature, result)
+    return Compiled(name, threads, result)
 
 
 @contextmanager
