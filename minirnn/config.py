@@ -1,4 +1,4 @@
-"""What can be set for the process or a block of code: engine, default dtype, threads; and where kernels are kept."""
+"""What can be set for the process or a block of code: engine, dtype, threads, schedule; and where kernels are kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ import numpy as np
 from .errors import ArgumentError
 from .version import __version__
 
-ENGINES = ("auto", "reference", "numpy", "cpu")
+ENGINES = ("auto", "reference", "numpy", "cpu", "cuda")
+SCHEDULES = ("auto", "block", "grid", "step")
 FLOAT_DTYPES = ("float32", "float64")
 _AUTO = "cpu"  # what "auto" stands for
 
@@ -78,7 +79,27 @@ def _at_least_one(value: int | None, where: str | None = None) -> int:
     return number
 
 
-_engine = _Setting("engine", "auto", _one_of("engine", ENGINES))
+_devices: dict[str, Callable[[], Any]] = {}
+
+
+def register_device(engine: str, loader: Callable[[], Any]) -> None:
+    """Let `loader()` say which module knows the device of an engine.
+
+    Its `require()` raises EngineError where the engine cannot run, before it is chosen; its `describe()` is a
+    line for bug reports.
+    """
+    _devices[engine] = loader
+
+
+def _engine_that_runs(value: str) -> str:
+    name = _one_of("engine", ENGINES)(value)
+    if name in _devices:
+        _devices[name]().require()
+    return name
+
+
+_engine = _Setting("engine", "auto", _engine_that_runs)
+_schedule = _Setting("schedule", "auto", _one_of("schedule", SCHEDULES))
 _float = _Setting("dtype", "float32", _one_of("dtype", FLOAT_DTYPES))
 _threads: _Setting[int | None] = _Setting("threads", None, _at_least_one)
 
@@ -116,6 +137,25 @@ def engine_here(name: str) -> Iterator[None]:
 def engine_is_chosen() -> bool:
     """Whether somebody asked for the engine in force by its name."""
     return _engine.get() != "auto"
+
+
+def schedule(name: str) -> _Restore[str]:
+    """Choose how the cuda engine runs a loop: "auto" (by sizes and device), "block", "grid" or "step".
+
+    "block": a block of threads runs all steps of a tile of the batch.  "grid": one grid of blocks that
+    wait for each other runs all steps.  "step": one launch a step.  The bits are the same.  A schedule that
+    does not fit raises EngineError with the figure when a loop asks for it.
+
+    >>> with schedule("step"):
+    ...     current_schedule()
+    'step'
+    """
+    return _schedule.set(name)
+
+
+def current_schedule() -> str:
+    """The schedule in force here."""
+    return _schedule.get()
 
 
 def default_dtype(name: str) -> _Restore[str]:
@@ -248,6 +288,7 @@ def show_config(file: Any = None) -> None:
         "engine": f"{_engine.get()} (runs as {current_engine()})",
         "dtype": current_dtype(),
         "threads": current_threads(),
+        "cuda": _cuda(),
         "cache": _cache(),
         "determinism": "numpy engine: repeatable on one machine; equal to rounding across batch sizes",
     }
@@ -271,6 +312,12 @@ def _processor() -> str:
         text = ""
     model = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
     return f"{model[1]} ({platform.machine()})" if model else platform.machine()
+
+
+def _cuda() -> str:
+    """The versions and the device of the cuda engine."""
+    device = _devices["cuda"]().describe() if "cuda" in _devices else "not asked for"
+    return f"numba-cuda {_installed('numba-cuda')}, device {device}"
 
 
 def _cache() -> str:

@@ -41,7 +41,9 @@ def run_forward(graph: StepGraph, arrays: list[Any], length: int, reverse: bool,
     return interpret.run(graph, arrays, length, reverse)
 
 
-config.register_array_functions("cpu", lambda: importlib.import_module(".kernels.arrays", __package__).FUNCTIONS)
+for _name in ("cpu", "cuda"):  # what runs outside of a loop gives the same bits on both
+    config.register_array_functions(_name, lambda: importlib.import_module(".kernels.arrays", __package__).FUNCTIONS)
+config.register_device("cuda", lambda: importlib.import_module(".kernels.cuda.device", __package__))
 
 
 @functools.cache

@@ -24,6 +24,7 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(config._threads, "process_value", None)
     monkeypatch.setattr(config, "_loaders", {})
     monkeypatch.setattr(config, "_array_functions", {})
+    monkeypatch.setattr(config, "_devices", {})
     yield
 
 
@@ -39,7 +40,7 @@ def test_engines(name: str) -> None:
 
 def test_an_unknown_engine_is_refused_and_changes_nothing() -> None:
     mr.engine("cpu")
-    with pytest.raises(ArgumentError, match="one of auto, reference, numpy, cpu"):
+    with pytest.raises(ArgumentError, match="one of auto, reference, numpy, cpu, cuda"):
         mr.engine("gpu")
     with pytest.raises(ArgumentError, match="'fast'"):
         config.current_engine("fast")

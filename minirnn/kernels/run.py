@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from operator import is_
 from typing import Any, NamedTuple
 
@@ -17,8 +17,7 @@ import numpy as np
 from numpy import empty
 
 from .. import config
-from ..autodiff import trees
-from ..errors import EngineError, EngineFallbackWarning, ShapeError
+from ..errors import EngineError, EngineFallbackWarning
 from ..stepgraph import interpret
 from ..stepgraph.graph import StepGraph
 from ..stepgraph.provenance import source_line
@@ -27,8 +26,10 @@ from .arrays import forward_of
 from .contract import aligned_empty
 from .emit import kernel_text, place_key
 from .heavy import lower
+from .loop_program import LoopProgram, block_of_steps, places_of_buffers, refuse_index
+from .lower import Panels
 from .panels import packed
-from .program import ROWS_KEY, Array, Inexpressible
+from .program import Array, Inexpressible
 from .shares import Share, by_length, can_share, cost_of_a_row, even
 from .sums import Sums
 
@@ -80,14 +81,6 @@ def bind(graph: StepGraph, arrays: list[Any], final: list[Any]) -> tuple[Callabl
     return None if kernel is None else kernel.bind(arrays, final)
 
 
-class _Ready(NamedTuple):
-    """What does not change over time, for one set of closed-over arrays."""
-
-    closed: list[Any]
-    values: dict[int, Any]  # by the Tensor's id
-    fixed: list[Any]  # the kernel's arguments
-
-
 class _Layout(NamedTuple):
     """How a number of rows lies in scratch memory."""
 
@@ -97,18 +90,16 @@ class _Layout(NamedTuple):
     scratch: list[Any]  # sets of scratch arrays that no call uses now
 
 
-class Kernel:
-    """A step graph ready to run: the compiled loop, and where its arguments come from."""
+class Kernel(LoopProgram):
+    """A step graph ready to run on the CPU."""
 
     def __init__(self, graph: StepGraph) -> None:
-        self.graph = graph
-        self.lowering = lowering = lower(graph)
+        lowering = lower(graph)
         self.text = text = kernel_text(lowering, "step_loop")
-        self.arrays = list(lowering.arrays.values())
+        super().__init__(graph, lowering)
         for dtype in {str(a.dtype) for a in self.arrays if a.dtype.kind == "f"}:
             outline.prepare(dtype, text.used)
         self.function = printed.compiled(text, graph, printed.signature(self.arrays))
-        self.batch = 1 if lowering.batch is None else lowering.batch
         self.all_rows = np.arange(self.batch)
         # The place of the mask, whose masked steps can be left out.
         self.guard = next((len(graph.carry_in) + k for k, t in enumerate(graph.xs) if t is graph.guard), None)
@@ -118,101 +109,38 @@ class Kernel:
         self.help = teamwork.wanted(lowering, self.batch, self.cost > 0)
         self.passed = [size for key, (_, size) in text.sizes.items() if key[0] != "of"]
         self._layouts: dict[int, _Layout] = {}
-        self._ready: _Ready | None = None
         self._bound: Callable[..., None] | None = None
-        self._place_arguments()
-        self.all_sums = Sums(lowering, self.over_time, graph.sums)
-        others = [t for t, place in zip(graph.sums, self.sum_places, strict=True) if place is None]
-        self.other_sums = Sums(lowering, self.over_time, others) if others else None
-
-    def _place_arguments(self) -> None:
-        """Where each argument is found among a call's arrays: what is given, what is fixed, what is made."""
-        graph, lowering = self.graph, self.lowering
-        self.drawn = [o for node in lowering.drawn for o in node.outputs]
-        sequences = (*graph.xs, *self.drawn)
-        carries = len(graph.carry_in)
-        self.first_closed = carries + len(graph.xs)
-        keys = {array: key for key, array in lowering.arrays.items()}
-        by_role: dict[str, list[Array]] = {}
-        for array in self.arrays:
-            by_role.setdefault(array.role, []).append(array)
-        places = {id(t): carries + k for k, t in enumerate(sequences)}
-        found = {a: keys[a][1] for a in by_role.get("carry", [])}
-        found.update((a, places[id(lowering.sources[a])]) for a in by_role.get("x", []))
-        self.read = frozenset(found.values())
-        self.inner: list[Any] = [None] * carries + [
-            np.empty((1, 1, *t.shape[1:]), t.dtype).strides[2:] if lowering.rows_first(t) else None for t in sequences
-        ]
-        self.fixed = [a for a in self.arrays if a.role in ("constant", "panels")]
-        self.made = [a for role in ("final", "y", "stack", "sum") for a in by_role.get(role, [])]
-        self.dtypes = [a.dtype for a in self.made]
-        given = carries + len(sequences)
-        found.update((a, given + k) for k, a in enumerate([*self.fixed, *self.made]))
-        # Outputs take the order of time and batch that the caller's inputs have; sums over time want time first.
-        shown = {id(t) for t in graph.ys[: len(graph.ys) - graph.residuals]}
-        self.turned = [
-            k for k, a in enumerate(self.made) if a.role == "y" and a.rowed and id(lowering.sources[a]) in shown
-        ]
         # What goes over time is read and written where it is, by the numbers of the rows.
+        self.inner: list[Any] = [None] * len(graph.carry_in) + [
+            np.empty((1, 1, *t.shape[1:]), t.dtype).strides[2:] if lowering.rows_first(t) else None
+            for t in (*graph.xs, *self.drawn)
+        ]
         self.rowed = [number for number, a in enumerate(self.arrays) if a.rowed and not a.time]
         self.rowed_finals = [number for number in self.rowed if self.arrays[number].role == "final"]
         # In steps that are left out only these are looked at: residuals are read behind the mask alone.
         factors = [x for node in lowering.outer_products.values() for x in node.tensors]
-        seen = shown | {id(t) for t in [*graph.sums, *factors]}
+        seen = self.shown | {id(t) for t in [*graph.sums, *factors]}
         self.zeroed = [
             number for number, a in enumerate(self.arrays)
             if a.time and a.rowed and a.written and id(lowering.sources[a]) in seen
         ]  # fmt: skip
-        self._in_order = trees.picker([found.get(a, 0) for a in self.arrays])  # scratch memory comes later
-        self._shapes_before: tuple[Any, Any] = ((), ())
-        self.over_time = {**places, **{id(lowering.sources[a]): found[a] for a in by_role.get("stack", [])}}
-        ys = {id(lowering.sources[a]): found[a] for a in by_role.get("y", [])}
-        self.ys = [ys.get(id(t), t) for t in graph.ys]
-        self.plain = all(isinstance(y, int) for y in self.ys)
-        sums = {id(lowering.sources[a]): found[a] for a in by_role.get("sum", [])}
-        self.sum_places = [sums.get(id(t)) for t in graph.sums]
-        summed = {id(x.left) for x in lowering.time_sums} | {id(x.right) for x in lowering.time_sums}
-        self.dense = frozenset(k for a, k in found.items() if a.role == "x" and id(a) in summed)
-        finals = [found[a] for a in by_role.get("final", [])]
-        self._results = trees.picker([*finals, *self.ys] if self.plain else finals)
+        self.all_sums = Sums(lowering, self.over_time, graph.sums)
+        others = [t for t, place in zip(graph.sums, self.sum_places, strict=True) if place is None]
+        self.other_sums = Sums(lowering, self.over_time, others) if others else None
 
     # preparing ---------------------------------------------------------------------------------------
-    def _prepare(self, closed: list[Any]) -> _Ready:
-        """Compute and pack what is the same at every step."""
-        graph, lowering = self.graph, self.lowering
-        env = {id(t): a for t, a in zip(graph.closed, closed, strict=True)}
-        once = lowering.parts.once
-        for node in [*once, *[n for n in graph.nodes if n.primitive.form == "source" and n not in once]]:
-            interpret.evaluate(node, env, forward_of)
-        panels = {p.array: p for p in lowering.panels}
-        fixed = []
-        for array in self.fixed:
-            value = env[id(lowering.sources[array])]
-            fixed.append(
-                packed(value, panels[array]) if array.role == "panels" else np.require(value, None, ["C", "A"])
-            )
-        self._ready = _Ready(closed, env, fixed)
-        return self._ready
+    def lay_out(self, array: Array, value: Any, panels: Panels | None) -> Any:
+        return np.require(value, None, ["C", "A"]) if panels is None else packed(value, panels)
 
     def _layout(self, rows: int) -> _Layout:
         if len(self._layouts) > 64:
             self._layouts.clear()
-        buffers = self.lowering.buffers
-        most_summed = self.most_summed if rows == self.batch else 0
-        counts = [int(np.prod([rows if d.key == ROWS_KEY else d.value for d in b.dims])) for b in buffers]
-        per_step = sum(n * b.dtype.itemsize for n, b in zip(counts, buffers, strict=True) if b.over_time)
-        block = max(1, min(1024, _BLOCK_BYTES // max(per_step, 1)))
+        block = min(1024, block_of_steps(self.lowering, rows, _BLOCK_BYTES))
+        values, used = places_of_buffers(self.lowering, rows, block)
+        values[timesums.MOST_STEPS.key] = self.most_summed if rows == self.batch else 0
         work = [(number, str(a.dtype)) for number, a in enumerate(self.arrays) if a.role == "work"]
-        used = dict.fromkeys((dtype for _, dtype in work), 0)
-        values: dict[Any, int] = {timesums.MOST_STEPS.key: most_summed}
-        for count, b in zip(counts, buffers, strict=True):
-            values["pace", b.name] = count
-            for slot in range(b.slots):
-                at = used[str(b.dtype)]
-                values[("at", b.name) if b.slots == 1 else ("at", b.name, slot)] = at
-                used[str(b.dtype)] = at + -(-count * (block if b.over_time else 1) // 16) * 16
         sizes = np.array([values.get(size.key, size.value) for size in self.passed], np.int64)
-        made = _Layout(block, sizes, [(number, used[dtype], dtype) for number, dtype in work], [])
+        made = _Layout(block, sizes, [(number, used.get(dtype, 0), dtype) for number, dtype in work], [])
         self._layouts[rows] = made
         return made
 
@@ -221,15 +149,14 @@ class Kernel:
         graph, first_closed = self.graph, self.first_closed
         closed, given = arrays[first_closed:], arrays[:first_closed]
         if length == 0:
-            ys = [np.zeros((0, *t.shape), t.dtype) for t in graph.ys]
-            return [*given[: len(graph.carry_in)], *ys, *[np.zeros(t.shape, t.dtype) for t in graph.sums]]
-        ready = self._ready
+            return self.without_steps(given)
+        ready = self.ready
         if ready is None or not all(map(is_, ready.closed, closed)):
-            ready = self._prepare(closed)
+            ready = self.prepare(closed)
         values = ready.values
         if self.drawn:
             values = dict(values)
-            given += self._draw(values, given[len(graph.carry_in) :], length)
+            given += self.draw(values, given[len(graph.carry_in) :], length)
         time_first = True
         for k, x in enumerate(given):
             flags = x.flags
@@ -239,19 +166,19 @@ class Kernel:
                 if k in self.dense:
                     given[k] = np.ascontiguousarray(x)
         parts = self._shares(given, length)
-        made = [*map(empty, *self._shapes(length, time_first))]
+        made = [*map(empty, *self.shapes(length, time_first))]
         if not time_first:
             for k in self.turned:
                 made[k] = made[k].swapaxes(0, 1)
         pool = [*given, *ready.fixed, *made]
-        arguments = [*self._in_order(pool)]
+        arguments = [*self.in_order(pool)]
         status = np.zeros(2, np.int64) if self.lowering.checked else _NO_STATUS
         self._run(parts, arguments, length, -1 if reverse else 1, status)
         if self.lowering.checked and status[1]:
-            _refuse(int(status[0]), int(status[1]) - 1)
-        results = [*self._results(pool)]
+            refuse_index(int(status[0]), int(status[1]) - 1)
+        results = [*self.results_of(pool)]
         if not self.plain:
-            results += self._other_ys(pool, values, length)
+            results += self.other_ys(pool, values, length)
         if not graph.sums:
             return results
         left_out = any(end - begin < length for _, _, begin, end in parts)
@@ -260,18 +187,6 @@ class Kernel:
             return results + [next(others) if place is None else pool[place] for place in self.sum_places]
         valid = given[self.guard] if left_out and self.guard is not None else None
         return results + self.all_sums(pool, values, length, self.batch, valid)
-
-    def _shapes(self, length: int, time_first: bool) -> tuple[list[Any], list[Any]]:
-        """The shapes and dtypes of the arrays that a call makes."""
-        made_for, shapes = self._shapes_before
-        if made_for != (length, time_first):
-            sources = self.lowering.sources
-            shapes = [(length, *sources[a].shape) if a.time else sources[a].shape for a in self.made]
-            for k in () if time_first else self.turned:
-                steps, rows, *rest = shapes[k]
-                shapes[k] = (rows, steps, *rest)
-            self._shapes_before = (length, time_first), shapes
-        return shapes, self.dtypes
 
     def bind(self, arrays: list[Any], final: list[Any]) -> tuple[Callable[[], None], list[np.ndarray]] | None:
         """A call that runs one step on the given arrays again and again, allocating nothing, and its ys (1, ...).
@@ -282,10 +197,10 @@ class Kernel:
         graph, first_closed = self.graph, self.first_closed
         if not self.plain or graph.sums or self.drawn or self.lowering.checked or build.JIT_OFF:
             return None
-        fixed = self._prepare(arrays[first_closed:]).fixed
-        outputs = [*map(empty, *self._shapes(1, True))][len(final) :]
+        fixed = self.prepare(arrays[first_closed:]).fixed
+        outputs = [*map(empty, *self.shapes(1, True))][len(final) :]
         pool = [*arrays[:first_closed], *fixed, *final, *outputs]
-        arguments = [*self._in_order(pool)]
+        arguments = [*self.in_order(pool)]
         layout = self._layouts.get(self.batch) or self._layout(self.batch)
         work = {}
         for number, size, dtype in layout.needs:
@@ -356,32 +271,6 @@ class Kernel:
         self.function(end - first, begin, direction, layout.block, rows, team, order, layout.sizes, status, *arguments)
         layout.scratch.append(scratch)
 
-    # random numbers, ys and sums ---------------------------------------------------------------------
-    def _draw(self, values: dict[int, Any], sequences: list[Any], length: int) -> list[Any]:
-        """The random numbers of every step."""
-        over_time = {id(t): x for t, x in zip(self.graph.xs, sequences, strict=True)}
-        for node in self.lowering.drawn:
-            (out,) = node.outputs
-            if id(out) in values:
-                over_time[id(out)] = np.broadcast_to(values[id(out)], (length, *out.shape))
-                continue
-            made = np.empty((length, *out.shape), out.dtype)
-            for t in range(length):
-                operands = [over_time[id(x)][t] if id(x) in over_time else values[id(x)] for x in node.inputs]
-                made[t] = node.primitive.forward(*operands, **node.params)
-            over_time[id(out)] = made
-        return [np.ascontiguousarray(over_time[id(t)]) for t in self.drawn]
-
-    def _other_ys(self, pool: list[Any], values: dict[int, Any], length: int) -> Iterator[Any]:
-        """The ys, where some of them were made by no kernel."""
-        for y in self.ys:
-            if isinstance(y, int):
-                yield pool[y]
-            elif id(y) in self.over_time:
-                yield pool[self.over_time[id(y)]]
-            else:
-                yield np.broadcast_to(values[id(y)], (length, *y.shape))
-
 
 def _address(array: Any) -> int:
     found: int = array.__array_interface__["data"][0]
@@ -395,12 +284,6 @@ class _BoundCall(functools.partial[None]):
 
 
 _NO_STATUS = np.zeros(2, np.int64)
-
-
-def _refuse(entry: int, entries: int) -> None:
-    """An index outside of its table: said as NumPy's forward says it."""
-    expected = f"0 .. {entries - 1}, as the axis has {entries} entries"
-    raise ShapeError("take: an index is out of range", got=entry, expected=expected)
 
 
 def _fitting(x: Any, inner: tuple[int, ...] | None) -> Any:
