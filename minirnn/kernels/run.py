@@ -178,19 +178,29 @@ class Kernel:
 
     # preparing ---------------------------------------------------------------------------------------
     def _prepare(self, closed: list[Any]) -> _Ready:
-        """Compute and pack what is the same at every step."""
+        """Compute and pack what is the same at every step, as far as it is not the same as before."""
         graph, lowering = self.graph, self.lowering
+        ready = self._ready
+        before = {} if ready is None else ready.values
+        fixed_before = {} if ready is None else dict(zip(self.fixed, ready.fixed, strict=True))
         env = {id(t): a for t, a in zip(graph.closed, closed, strict=True)}
         once = lowering.parts.once
         for node in [*once, *[n for n in graph.nodes if n.primitive.form == "source" and n not in once]]:
-            interpret.evaluate(node, env, forward_of)
+            if before and all(env[id(t)] is before[id(t)] for t in node.tensors):
+                env.update((id(o), before[id(o)]) for o in node.outputs)
+            else:
+                interpret.evaluate(node, env, forward_of)
         panels = {p.array: p for p in lowering.panels}
         fixed = []
         for array in self.fixed:
-            value = env[id(lowering.sources[array])]
-            fixed.append(
-                packed(value, panels[array]) if array.role == "panels" else np.require(value, None, ["C", "A"])
-            )
+            source = id(lowering.sources[array])
+            value = env[source]
+            if before and value is before[source]:
+                fixed.append(fixed_before[array])
+            elif array.role == "panels":
+                fixed.append(packed(value, panels[array]))
+            else:
+                fixed.append(np.require(value, None, ["C", "A"]))
         self._ready = _Ready(closed, env, fixed)
         return self._ready
 
