@@ -373,12 +373,15 @@ class Rerun:
         found = trail.follow(step) if trail else None
         self.found = None if trail is None or found is None else (found[0], trail.sight)
 
-    def __call__(self, carry: list[Any], xs: Any) -> Results | None:
-        """The leaves of what `scan` returns, and the form of ys; None if `scan` itself has to be called."""
+    def __call__(self, carry: list[Any], xs: Any, step: Any = None) -> Results | None:
+        """The leaves of what `scan` returns, and the form of ys; None if `scan` itself has to be called.
+
+        step: one that differs in the arrays that it closes over.
+        """
         if self.found is None or current_settings() != self.settings:
             return None
         traced, sight = self.found
-        reachable = sight.arrays_of(self.step)
+        reachable = sight.arrays_of(self.step if step is None else step)
         if reachable is None:
             return None
         sequences, closed = _run_inputs(traced, [xs], reachable, self.steps, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ def packed(value: Any, panels: Panels) -> Any:
     batch, summed, columns = panels.counts
     value = value.transpose(panels.axes)
     entries = value.shape[:batch]
-    inner = int(np.prod(value.shape[batch : batch + summed]))
-    width = int(np.prod(value.shape[batch + summed :]))
+    inner = math.prod(value.shape[batch : batch + summed])
+    width = math.prod(value.shape[batch + summed :])
     if summed > 1 or columns > 1 or batch > 1 or any(stride < 0 for stride in value.strides):
         value = np.ascontiguousarray(value)
     value = value.reshape((-1, inner, width)) if batch else value.reshape((inner, width))[None]

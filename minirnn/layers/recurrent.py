@@ -95,9 +95,9 @@ class RNN(Stateful, SequenceLayer):
         yield from super()._members()
 
     # Calling ---------------------------------------------------------------------------------------
-    def _again(self, inputs: Any) -> Any:
-        before = self._repeats.find(inputs, self.dtype)
-        return None if before is None else before(self, inputs)
+    def _again(self, inputs: Any, initial_state: Any, constants: Any) -> Any:
+        before = self._repeats.find(self, inputs, initial_state, constants)
+        return None if before is None else before(self, inputs, initial_state, constants)
 
     def _returned(self, result: Any, constants: Any) -> Any:
         if constants is not None:
@@ -174,17 +174,17 @@ class RNN(Stateful, SequenceLayer):
             checkpoint=self.checkpoint,
             reset=resets,
         )
-        if mask is initial_state is constants is resets is None and training is is_training():
-            if self._is_repeatable(inputs):
-                self._repeats.keep(inputs, Repeat(self, step, states, blank, xs))
+        if mask is resets is None and training is is_training() and self._is_repeatable(inputs, initial_state):
+            call = Repeat(self, step, states, blank, xs, training)
+            self._repeats.keep(self, inputs, initial_state, constants, call)
         final, outputs = (carry, ys) if blank is None else carry
         return self._finish(final, outputs, mask)
 
     def _time_first(self, sequence: Any) -> Any:
         return sequence if self.time_major else swap_time(sequence)
 
-    def _step(self, xs: Any, states: Any, constants: Any, training: Any, batch: int) -> tuple[Any, Any]:
-        """The step that is run over time, and where it carries the output along, what that is before the first step."""
+    def _bare_step(self, constants: Any, training: Any) -> Any:
+        """The step that is run over time; it carries the output along unless all outputs are returned."""
         face = self._face
 
         def step(states: Any, x: Any) -> Any:
@@ -196,20 +196,30 @@ class RNN(Stateful, SequenceLayer):
             output, states = face(x, states, constants, training)
             return (states, _flat(output)), ()
 
+        return step if self.return_sequences else step_to_last
+
+    def _step(self, xs: Any, states: Any, constants: Any, training: Any, batch: int) -> tuple[Any, Any]:
+        """The step that is run over time, and where it carries the output along, what that is before the first step."""
+        face, step = self._face, self._bare_step(constants, training)
         if self.return_sequences:
             return step, None
         # A carry that begins with zeros and is held in masked steps ends as the last valid output.
         declared = face.declared_output
         if declared is not None:
-            return step_to_last, _flat(zero_states(declared, batch, self.dtype))
+            return step, _flat(zero_states(declared, batch, self.dtype))
         first = trees.map(lambda x: ops.zeros(x.shape[1:], x.dtype), xs)
+
+        def with_outputs(states: Any, x: Any) -> Any:
+            output, states = face(x, states, constants, training)
+            return states, output
+
         try:
-            outputs = eval_shapes(lambda x, s: face(x, s, constants, training)[0], first, states)
+            outputs = eval_shapes(lambda x, s: with_outputs(s, x)[1], first, states)
         except TraceError:  # the cell looks at values, as it may where steps are not traced
             empty = trees.map(lambda x: ops.zeros((0, *x.shape[1:]), x.dtype), xs)
-            _, no_outputs = scan(step, states, empty, engine="reference")
-            return step_to_last, trees.map(lambda ys: ops.zeros(ys.shape[1:], ys.dtype), _flat(no_outputs))
-        return step_to_last, trees.map(lambda y: ops.zeros(y.shape, y.dtype), _flat(outputs))
+            _, no_outputs = scan(with_outputs, states, empty, engine="reference")
+            return step, trees.map(lambda ys: ops.zeros(ys.shape[1:], ys.dtype), _flat(no_outputs))
+        return step, trees.map(lambda y: ops.zeros(y.shape, y.dtype), _flat(outputs))
 
     def _finish(self, states: Any, outputs: Any, mask: Any, is_arranged: bool = False) -> Any:
         """What the layer returns for the results of the scan; a stateful layer keeps the states."""
@@ -234,8 +244,10 @@ class RNN(Stateful, SequenceLayer):
         step, blank = self._step(xs, states, None, False, batch)
         return scan_source(step, states if blank is None else (states, blank), xs, pass_)
 
-    def _is_repeatable(self, inputs: Any) -> bool:
+    def _is_repeatable(self, inputs: Any, initial_state: Any) -> bool:
         """Whether calls like one on these inputs go as it went, as far as this class has a say in it."""
+        if initial_state is not None and self.stateful:
+            return False
         is_ours = type(self).__module__.startswith("minirnn.")
         is_plain = type(inputs) is Tensor and not inputs.is_abstract and not is_tracing()
         is_one_run = not self.unroll and self.checkpoint is None and config.current_engine() != "reference"

@@ -27,9 +27,9 @@ _options = attrgetter(
 class Repeat:
     """One call of a layer on one array: its step, initial states and output before the first step."""
 
-    def __init__(self, layer: RNN, step: Any, states: Any, blank: Any, xs: Tensor) -> None:
+    def __init__(self, layer: RNN, step: Any, states: Any, blank: Any, xs: Tensor, training: Any) -> None:
         self.options, self.attributes = _options(layer), len(vars(layer))
-        self.are_zeros = layer._face.begins_with_zeros
+        self.training, self.are_zeros = training, layer._face.begins_with_zeros
         leaves, self.states_form = trees.flatten(states)
         # Of a stateful layer `states` may be those that the call before ended with.
         self.states = trees.flatten(layer.get_initial_state(xs.shape[1]))[0] if self.are_zeros else leaves
@@ -40,20 +40,24 @@ class Repeat:
         init = states if blank is None else (states, blank)
         self.rerun = Rerun(step, init, xs, layer.go_backwards, self.batch_first)
 
-    def __call__(self, layer: RNN, inputs: Any) -> Any:
-        """What the layer returns for these inputs; None if anything has changed that the call depends on."""
+    def __call__(self, layer: RNN, inputs: Any, initial_state: Any, constants: Any) -> Any:
+        """What the layer returns for these arguments; None if anything has changed that the call depends on."""
         if not all(map(is_, _options(layer), self.options)) or len(vars(layer)) != self.attributes:
             return None
         if current_trace() is not None or is_observed():
             return None
-        states = self.states
-        if layer.stateful or not self.are_zeros:
+        if initial_state is not None:
+            states = [layer._cast(x) for x in initial_state]
+        elif layer.stateful or not self.are_zeros:
             if not self.are_zeros and type(inputs) is not Tensor:
                 inputs = Tensor(inputs, self.dtype)  # the cell may look at it
             states = self._states(layer, inputs)
-            if [(t.shape, t.dtype) for t in states] != self.kinds:
-                return None
-        results = self.rerun([*states, *self.blank], self._sequence(inputs, layer.time_major))
+        else:
+            states = self.states
+        if states is not self.states and [(t.shape, t.dtype) for t in states] != self.kinds:
+            return None
+        step = None if constants is None else layer._bare_step([layer._cast(x) for x in constants], self.training)
+        results = self.rerun([*states, *self.blank], self._sequence(inputs, layer.time_major), step)
         if results is None:
             return None
         carry, ys, y_form = results
@@ -82,7 +86,7 @@ class Repeat:
 
 
 class Repeats:
-    """The calls that a layer remembers, by the shape and dtype of their input.
+    """The calls that a layer remembers, by the shapes and dtypes of their arguments.
 
     A copy of the layer begins with none of them, because they hold on to its cell.
     """
@@ -90,18 +94,17 @@ class Repeats:
     def __init__(self) -> None:
         self._calls: dict[Any, Repeat] = {}
 
-    def find(self, inputs: Any, dtype: str) -> Repeat | None:
-        """The call that had an input like this one, which the layer would cast to `dtype`."""
-        kind = type(inputs)
-        if kind is np.ndarray:
-            return self._calls.get((inputs.shape, DTYPES[dtype] if inputs.dtype.kind == "f" else inputs.dtype))
-        return self._calls.get((inputs.shape, inputs.dtype)) if kind is Tensor and inputs.mask is None else None
+    def find(self, layer: RNN, inputs: Any, initial_state: Any, constants: Any) -> Repeat | None:
+        """The call that had arguments like these."""
+        return self._calls.get(_key(layer.dtype, inputs, initial_state, constants)) if self._calls else None
 
-    def keep(self, inputs: Tensor, call: Repeat) -> None:
+    def keep(self, layer: RNN, inputs: Tensor, initial_state: Any, constants: Any, call: Repeat) -> None:
         """Remember a call; of very many shapes, only the last ones."""
         if len(self._calls) >= _MOST:
             self._calls.clear()
-        self._calls[inputs.shape, inputs.dtype] = call
+        key = _key(layer.dtype, inputs, initial_state, constants)
+        if key is not None:
+            self._calls[key] = call
 
     def __trace_state__(self) -> None:
         """A traced step sees nothing of this."""
@@ -111,3 +114,25 @@ class Repeats:
 
     def __reduce__(self) -> Any:
         return Repeats, ()
+
+
+def _key(dtype: str, inputs: Any, initial_state: Any, constants: Any) -> Any:
+    """Shapes and dtypes of arguments, floats as the layer casts them; None if they are not all plain arrays."""
+    kind = _kind(inputs, dtype)
+    if initial_state is constants is None or kind is None:
+        return kind
+    kinds = [kind]
+    for given in (initial_state, constants):
+        if given is not None and type(given) not in (list, tuple):
+            return None
+        each = [_kind(x, dtype) for x in given or ()]
+        if None in each:
+            return None
+        kinds.append(None if given is None else tuple(each))
+    return tuple(kinds)
+
+
+def _kind(x: Any, dtype: str) -> Any:
+    if type(x) is np.ndarray:
+        return x.shape, DTYPES[dtype] if x.dtype.kind == "f" else x.dtype
+    return (x.shape, x.dtype) if type(x) is Tensor and x.mask is None else None

@@ -42,9 +42,11 @@ class SequenceLayer(Layer):
         to the states that the call began with, before it reads that step.  Each row is then as if a new call
         began there, with the same initial states; a reset at a masked step counts, too.
         """
-        is_bare = mask is lengths is initial_state is constants is reset_mask is None
+        if self.ignores_constants:
+            constants = None
+        is_bare = mask is lengths is reset_mask is None
         if is_bare and (training is None or training is is_training()):
-            result = self._again(inputs)
+            result = self._again(inputs, initial_state, constants)
             if result is not None:
                 return result
         if type(inputs) is list:
@@ -70,8 +72,8 @@ class SequenceLayer(Layer):
         given = {name: value for name, value in options.items() if value is not None}
         return self._returned(super().__call__(inputs, **given), constants)
 
-    def _again(self, inputs: Any) -> Any:
-        """What a call remembered from before gives for these inputs; None without one."""
+    def _again(self, inputs: Any, initial_state: Any, constants: Any) -> Any:
+        """What a call remembered from before gives for these arguments; None without one."""
         return None
 
     def _check_constants(self, constants: Any) -> None:
