@@ -65,7 +65,7 @@ class Emitted:
 
     def made(self, value: Any) -> Emitted:
         """A value of the same function."""
-        return Emitted(self.builder, value)
+        return type(self)(self.builder, value)
 
     def call(self, name: str, *operands: Any) -> Emitted:
         """The LLVM intrinsic `name` of this and other values of its type."""
@@ -76,6 +76,23 @@ class Emitted:
         full_name = f"{name}.{lanes}f{self.width}"
         function = cgutils.get_or_insert_function(self.builder.module, signature, full_name)
         return self.made(self.builder.call(function, values))
+
+    def entry_of(self, numbers: tuple[float, ...]) -> Emitted:
+        """numbers[this] of a table of float64, for an index of 64 bits."""
+        builder, word, element = self.builder, ir.IntType(64), ir.DoubleType()
+        array = ir.Constant(ir.ArrayType(element, len(numbers)), list(numbers))
+        start = builder.ptrtoint(cgutils.global_constant(builder, "table", array), word)
+        if not hasattr(self.value.type, "count"):
+            address = builder.add(start, builder.shl(self.value, word(3)))
+            return self.made(builder.load(builder.inttoptr(address, element.as_pointer())))
+        addresses = builder.add(splat(builder, start), builder.shl(self.value, self.constant(3)))
+        places = builder.inttoptr(addresses, self.like(element.as_pointer()))
+        vector, mask = self.like(element), self.like(ir.IntType(1))
+        signature = ir.FunctionType(vector, [places.type, ir.IntType(32), mask, vector])
+        name = f"llvm.masked.gather.v{vector.count}f64.v{vector.count}p0"
+        gather = cgutils.get_or_insert_function(builder.module, signature, name)
+        everywhere = ir.Constant(mask, [1] * mask.count)
+        return self.made(builder.call(gather, [places, ir.IntType(32)(8), everywhere, ir.Constant(vector, None)]))
 
     def _apply(self, names: str, other: Any, reflected: bool = False) -> Emitted:
         """One instruction: `names` is its name for floats and its name for integers."""
@@ -212,23 +229,7 @@ def as_float32(x: Any) -> Any:
 
 def table(index: Any, numbers: tuple[float, ...]) -> Any:
     """numbers[index] of a short table of float64."""
-    if not isinstance(index, Emitted):
-        return np.asarray(numbers)[index]
-    builder, word = index.builder, ir.IntType(64)
-    array = ir.Constant(ir.ArrayType(ir.DoubleType(), len(numbers)), list(numbers))
-    start = builder.ptrtoint(cgutils.global_constant(builder, "table", array), word)
-    element = ir.DoubleType()
-    if not hasattr(index.value.type, "count"):
-        address = builder.add(start, builder.shl(index.value, word(3)))
-        return index.made(builder.load(builder.inttoptr(address, element.as_pointer())))
-    addresses = builder.add(splat(builder, start), builder.shl(index.value, index.constant(3)))
-    places = builder.inttoptr(addresses, index.like(element.as_pointer()))
-    vector, mask = index.like(element), index.like(ir.IntType(1))
-    signature = ir.FunctionType(vector, [places.type, ir.IntType(32), mask, vector])
-    name = f"llvm.masked.gather.v{vector.count}f64.v{vector.count}p0"
-    gather = cgutils.get_or_insert_function(builder.module, signature, name)
-    everywhere = ir.Constant(mask, [1] * mask.count)
-    return index.made(builder.call(gather, [places, ir.IntType(32)(8), everywhere, ir.Constant(vector, None)]))
+    return index.entry_of(numbers) if isinstance(index, Emitted) else np.asarray(numbers)[index]
 
 
 def polynomial(x: Any, coefficients: tuple[float, ...]) -> Any:
