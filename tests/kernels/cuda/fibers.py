@@ -56,7 +56,6 @@ class State(IntEnum):
     THREADS = 19
     BLOCKS_X = 20
     BLOCKS_Y = 21
-    SHARED = 22  # bytes of dynamic shared memory
 
 
 class Reason(IntEnum):

@@ -91,7 +91,6 @@ class HostKernel:
                 buffer.array[...] = argument
         grid = (grid, 1) if isinstance(grid, int) else grid
         launch = _Launch(self, self._code_for(shared), grid, threads, buffers, seed)
-        state[State.SHARED] = shared
         try:
             launch.run()
         finally:

@@ -47,7 +47,7 @@ def host_code(compiled: Compiled, dynamic_shared: int = 0) -> HostCode:
     for module in others:
         whole.link_in(module)
     function = whole.get_function(compiled.symbol)
-    whole.link_in(llvm.parse_assembly(_surroundings(function)))
+    whole.link_in(llvm.parse_assembly(_surroundings(function, dynamic_shared)))
     for each in whole.functions:
         if not each.is_declaration and each.name not in ("host.entry",):
             each.linkage = "internal"
@@ -79,13 +79,23 @@ def _retargeted(text: str, shared: dict[str, tuple[int, int]], dynamic_shared: i
     """A module's text for the host."""
     text = re.sub(r"^target (triple|datalayout) = .*$", "", text, flags=re.M)
     text = re.sub(r'^@"?llvm\.used"? = .*$|^!nvvm\S* = .*$|^!\d+ = !\{ void \(.*$', "", text, flags=re.M)
+    text = text.replace('asm sideeffect "mov.u32 $0, %dynamic_smem_size;", "=r"', '@"host.dynamic"')
+    if '@"host.dynamic"' in text:
+        text += '\ndeclare i32 @"host.dynamic"()\n'
     if assembly := re.search(r'\basm\s+(?:sideeffect\s+)?"[^"]*"', text):
         raise NotImplementedError(f"a kernel has inline assembly, which the host can't run: {assembly[0]}")
+
+    elements_of: list[int] = []
 
     def place(match: re.Match[str]) -> str:
         name, elements, element = match[1], int(match[2]), match[3]
         unit = _size(element)
-        size = elements * unit or dynamic_shared
+        size = elements * unit
+        if not size:
+            if any(found == 0 for found in elements_of):
+                raise NotImplementedError("a kernel has two dynamic arrays in shared memory: they would be one")
+            size = dynamic_shared
+        elements_of.append(elements)
         shared[name] = size, unit
         return f'@"{name}" = global [{max(size, 1)} x i8] zeroinitializer, align 64'
 
@@ -125,7 +135,7 @@ def _size(kind: str) -> int:
     raise NotImplementedError(f"a kernel has {kind} in memory, whose size the host executor does not know")
 
 
-def _surroundings(function: Any) -> str:
+def _surroundings(function: Any, dynamic_shared: int) -> str:
     """What a kernel calls, and an entry that takes its arguments from memory."""
     native_code = native()
     lines = []
@@ -142,6 +152,7 @@ def _surroundings(function: Any) -> str:
     lines += [
         'define void @"host.barrier"(i64 %site) alwaysinline {',
         f"  call void {native_code.suspend}(i64 {int(Reason.BLOCK_BARRIER)}, i64 %site)", "  ret void", "}",
+        'define i32 @"host.dynamic"() alwaysinline {', f"  ret i32 {dynamic_shared}", "}",
         "define i64 @cudaCGGetIntrinsicHandle(i32 %scope) alwaysinline {", "  ret i64 1", "}",
         "define i32 @cudaCGSynchronize(i64 %group, i32 %flags) alwaysinline {",
         f"  call void {native_code.suspend}(i64 {int(Reason.GRID_BARRIER)}, i64 0)", "  ret i32 0", "}",

@@ -1,0 +1,17 @@
+"""Tests of CUDA need numba-cuda, and what runs kernels on the host needs an x86-64 processor."""
+
+from __future__ import annotations
+
+import pytest
+
+from minirnn.kernels.cuda import target
+
+from .fibers import SUPPORTED
+
+
+@pytest.fixture(autouse=True)
+def _toolchain() -> None:
+    if reason := target.missing():
+        pytest.skip(reason)
+    if not SUPPORTED:
+        pytest.skip("the host executor switches stacks with instructions of x86-64 (not Windows)")
