@@ -213,11 +213,11 @@ def kernel_text(lowering: Lowering, name: str, explained: bool = False, bound: b
     text = Text(lowering, explained, in_order=bound)
     text.depth = 1
     if not bound:
-        for move in _carry_moves(text, lowering, to_start=True):
+        for move in carry_moves(text, lowering, to_start=True):
             print_statement(text, move)
     for now, after in lowering.swaps:
         names = f"{text.variable(now)}, {text.variable(after)}"
-        text.line(f"{names} = {text.size(_slot(text, now, 0))}, {text.size(_slot(text, now, 1))}")
+        text.line(f"{names} = {text.size(slot(text, now, 0))}, {text.size(slot(text, now, 1))}")
     text.line("for done in range(0, length, block):")
     text.depth += 1
     text.line("steps = min(block, length - done)")
@@ -233,7 +233,7 @@ def kernel_text(lowering: Lowering, name: str, explained: bool = False, bound: b
     _print_over_block(text, lowering.sections["after"])
     text.depth -= 1
     if not bound:
-        for move in _carry_moves(text, lowering, to_start=False):
+        for move in carry_moves(text, lowering, to_start=False):
             print_statement(text, move)
         _print_time_sums(text, lowering)
     body, text.lines, text.depth = text.lines, [], 1
@@ -301,7 +301,7 @@ def _where_from(key: Any, text: Text, lowering: Lowering) -> str:
     return f"sizes[{passed.index(key)}]"
 
 
-def _slot(text: Text, now: str, number: int) -> Size:
+def slot(text: Text, now: str, number: int) -> Size:
     """Where one of a carry's two places begins."""
     word = text.variable(now)[: -len("_now")]
     return Size(place_key(now, number), 0, f"{word}_{'first' if number == 0 else 'second'}")
@@ -333,7 +333,7 @@ def _print_over_block(text: Text, statements: list[Any]) -> None:
     text.depth -= open_loop
 
 
-def _carry_moves(text: Text, lowering: Lowering, to_start: bool) -> list[Move]:
+def carry_moves(text: Text, lowering: Lowering, to_start: bool) -> list[Move]:
     """The carry into its first place, or out of its last."""
     moves = []
     for k, t in enumerate(lowering.graph.carry_in):
@@ -342,8 +342,8 @@ def _carry_moves(text: Text, lowering: Lowering, to_start: bool) -> list[Move]:
         rowed = lowering.rows_first(t)
         array = lowering.array((role, k), t, role, rank=len(t.shape), rowed=rowed)
         outside = Load(array, Affine())
-        slot = Affine((), ((_slot(text, lowering.swaps[k][0], 0),),))
-        inside = Load(place.array, slot if to_start else place.base)
+        first = Affine((), ((slot(text, lowering.swaps[k][0], 0),),))
+        inside = Load(place.array, first if to_start else place.base)
         count = tuple(s for s in lowering.dims.sizes(t) if s != ONE)
         moves.append(Move(outside, inside, count) if to_start else Move(inside, outside, count))
     return moves

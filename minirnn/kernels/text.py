@@ -47,10 +47,19 @@ LIBRARY = frozenset("exp expm1 log log1p tanh sigmoid softplus softsign elu sin 
 LARGEST_PRODUCT = 4  # whole powers up to this one are products
 _BOOLEAN = ("logical_and", "logical_or", "logical_not")
 _SHORT = {"float32": "f32", "float64": "f64"}
+# Names that the printing itself uses, or functions that a kernel may import.
+RESERVED = frozenset(
+    "length begin direction block rows team order sizes status steps done s t k m total part first entry addresses "
+    "load store load_apart store_apart element put stride select fma sqrt absolute maximum minimum LANES inf nan "
+    "product range min max sum_of_products sum_chain max_chain argmax_chain sum_columns max_columns".split()
+)
 
 
 class Text:
     """The lines of one kernel, and the integers that they ask for."""
+
+    maps = MAPS
+    reserved = RESERVED  # names that the printing itself uses
 
     def __init__(self, lowering: Lowering, explained: bool = False, in_order: bool = False) -> None:
         self.lowering, self.explained, self.in_order = lowering, explained, in_order
@@ -87,7 +96,7 @@ class Text:
     def word(self, wish: str) -> str:
         """A name that is not in use."""
         wish = re.sub(r"\W", "_", wish).strip("_") or "v"
-        taken = keyword.iskeyword(wish) or wish in RESERVED or _LIKE_OURS.fullmatch(wish)
+        taken = keyword.iskeyword(wish) or wish in self.reserved or _LIKE_OURS.fullmatch(wish)
         wish = f"{wish}_" if taken or wish[0].isdigit() else wish
         count = self._words.get(wish, 0)
         self._words[wish] = count + 1
@@ -155,28 +164,33 @@ class Text:
             return self._power(operands[0], params["exponent"], call.dtype)
         if name in LIBRARY:
             function = self.elementary(name, call.dtype)
-            extra = [repr(float(v)) for v in params.values()]
+            extra = [self.number(repr(float(v)), call.dtype, False) for v in params.values()]
             return f"{function}({', '.join(operands + extra)})"
-        if name not in MAPS:
+        if name not in self.maps:
             raise Inexpressible(name)
-        return MAPS[name].format(*operands, zero=f"as_{call.dtype}(0)", one=f"as_{call.dtype}(1)")
+        dtype = call.operands[0].dtype if call.dtype == bool else call.dtype
+        return self.maps[name].format(*operands, zero=f"as_{dtype}(0)", one=f"as_{dtype}(1)")
 
     def _operand(self, x: Any, wanted: Any, names: dict[int, str], variable: str, count: str, call: Call) -> str:
         if isinstance(x, Number):
             value = x.value
             text = f"{value!r}" if not isinstance(value, float) or np.isfinite(value) else _UNUSUAL[str(value)]
             alone = call.primitive == "where" or all(isinstance(o, Number) for o in call.operands)
-            return f"as_{wanted or x.dtype}({text})" if alone else text if value >= 0 else f"({text})"
+            return self.number(text, wanted or x.dtype, alone)
         text = names[x.key]
         return text if wanted is None or x.dtype == wanted else f"as_{wanted}({text})"
+
+    def number(self, text: str, dtype: Any, alone: bool) -> str:
+        """A number among the operands of a map; `alone`: no other operand says what its dtype is."""
+        return f"as_{dtype}({text})" if alone else text if not text.startswith("-") else f"({text})"
 
     def _power(self, x: str, exponent: float, dtype: Any) -> str:
         whole = int(exponent)
         if exponent == whole and 0 < abs(whole) <= LARGEST_PRODUCT:
             product = " * ".join([x] * abs(whole))
-            return product if whole > 0 else f"1 / ({product})"
+            return product if whole > 0 else f"{self.number('1', dtype, False)} / ({product})"
         if abs(exponent) == 0.5:
-            return f"sqrt({x})" if exponent > 0 else f"1 / sqrt({x})"
+            return f"sqrt({x})" if exponent > 0 else f"{self.number('1', dtype, False)} / sqrt({x})"
         return f"{self.elementary('power', dtype)}({x}, as_{dtype}({exponent!r}))"
 
     def elementary(self, name: str, dtype: Any) -> str:
@@ -237,12 +251,6 @@ _ARRAY_WORDS = {
     "final": "{}_final",
 }  # fmt: skip
 _UNUSUAL = {"inf": "inf", "-inf": "-inf", "nan": "nan"}
-# Names that the printing itself uses, or functions that a kernel may import.
-RESERVED = frozenset(
-    "length begin direction block rows team order sizes status steps done s t k m total part first entry addresses "
-    "load store load_apart store_apart element put stride select fma sqrt absolute maximum minimum LANES inf nan "
-    "product range min max sum_of_products sum_chain max_chain argmax_chain sum_columns max_columns".split()
-)
 _LIKE_OURS = re.compile(r"(i\d+|i_\w|row\d+|row_\w|at\d+|as_\w+|\w+_f(32|64))")
 
 

@@ -1,0 +1,156 @@
+"""The kernels of a plan: their texts, printed around the sections of a loop program."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+from .. import emit as cpu
+from ..lower import DTYPES, Lowering
+from ..program import ONE, Coefficient, Product, Size
+from ..timesums import TimeSum
+from .emit import print_statement
+from .owners import Owners
+from .parts import Part, parts_of, print_parts
+from .text import CudaText
+
+TARGET = "minirnn.kernels.cuda.target"
+LIBRARY = "minirnn.kernels.cuda.library"
+TILES = "minirnn.kernels.cuda.tiles"
+_ARGUMENTS = "first, steps, done, begin, direction, rows, sizes, status"
+_LIBRARY_NAMES = (
+    "element put select maximum minimum absolute negative logical_not sqrt fma sum_chain max_chain argmax_chain "
+    "product_element chain_element hold chain chain_aligned sum_of_blocks tiled_product".split()
+)
+_CONVERSIONS = [f"as_{dtype}" for dtype in DTYPES]
+
+Body = Callable[[CudaText], None]
+
+
+class Printer:
+    """Prints the kernels of one plan; they take their integers from one list."""
+
+    def __init__(self, lowering: Lowering, owners: Owners, explained: bool) -> None:
+        self.lowering, self.owners, self.explained = lowering, owners, explained
+        self.sizes: dict[Any, Size] = {}
+        self.kernels: dict[str, str] = {}
+        self.texts: dict[str, CudaText] = {}
+        for to_start in (True, False):  # which have arrays of their own, that all kernels are given
+            cpu.carry_moves(self.text(), lowering, to_start)
+
+    def text(self, owners: Owners | None = None) -> CudaText:
+        """A text to print a kernel into."""
+        return CudaText(self.lowering, owners or self.owners, self.explained)
+
+    def add(self, name: str, text: CudaText, opens: bool = True, comments: tuple[str, ...] = ()) -> None:
+        """Finish a kernel, of which `text` has the body; `opens`: it begins with what a block owns."""
+        body, text.lines, text.depth = text.lines, [], 1
+        for key, (given, size) in text.sizes.items():
+            self.sizes.setdefault(key, size)
+            text.line(f"{given} = sizes[{list(self.sizes).index(key)}]")
+        if opens:
+            text.owners.opening(text)
+        arrays = [text.name(array) for array in self.lowering.arrays.values()]
+        notes = [f"# {line}".rstrip() for line in comments] if self.explained else []
+        head = f"def {name}({', '.join([_ARGUMENTS, *arrays])}):"
+        text.lines = [*notes, "@cuda.jit", head, *text.lines, *body]
+        self.kernels[name] = "\n".join([*_imports(text.lines), "", "", *text.lines]) + "\n"
+        self.texts[name] = text
+
+    # kernels that every schedule has -------------------------------------------------------------
+    def moves(self, name: str, to_start: bool) -> None:
+        """The carry into its first place, or out of the place in which it is after all steps."""
+        text = self.text()
+        moves = cpu.carry_moves(text, self.lowering, to_start)
+        if not to_start:
+            text.line("turn = steps & 1")
+            open_places(text)
+        for move in moves:
+            print_statement(text, move)
+        self.add(name, text, comments=("The carry into its first place." if to_start else "The carry out of its last place.",))
+
+    def steps_at_once(self, name: str, statements: list[Any]) -> None:
+        """Statements for all steps of a block of time, which the grid's second axis shares out."""
+        text = self.text()
+        text.line("for s in range(first + cuda.blockIdx.y, first + steps, cuda.gridDim.y):")
+        text.depth += 1
+        text.line("t = begin + (done + s) * direction")
+        print_parts(text, parts_of(text, statements), True)
+        self.add(name, text, comments=("All steps of a block of time at once.",))
+
+    def merged(self, name: str, p: Product) -> None:
+        """A product over all rows of all steps of a block of time, in tiles."""
+        text = self.text()
+        a, out = p.a.offset.without("s"), p.out.offset.without("s")
+        inner, columns = text.coefficient(p.inner), text.coefficient(p.columns)
+        left = f"{text.name(p.a.array)}, {text.affine(a)}, {text.coefficient(p.a_row)}, {text.coefficient(p.a_step)}"
+        right = f"{text.name(p.panels.array)}, {text.affine(p.panels.offset)}, {columns}, 1"
+        made = f"{text.name(p.out.array)}, {text.affine(out)}, {text.coefficient(p.out_row)}"
+        self._tiled(text, p.out.array.dtype, (left, right, made), ("steps * rows", inner, columns), p.node)
+        self.add(name, text, opens=False, comments=("One product over the rows of all steps.",))
+
+    def time_sum(self, name: str, each: TimeSum) -> None:
+        """A sum over all steps and rows: of products, or of columns."""
+        text = self.text()
+        right, out, width = text.name(each.right), text.name(each.out), text.size(each.right_width)
+        if each.left is None:
+            text.line("thread = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x")
+            text.line(f"if thread < {width}:")
+            text.line(f"    put({out}, thread, sum_chain({right}, thread, {width}, steps * rows))", each.node)
+        else:
+            assert each.left_width is not None
+            rows = text.size(each.left_width)
+            operands = f"{text.name(each.left)}, 0, 1, {rows}", f"{right}, 0, {width}, 1", f"{out}, 0, {width}"
+            self._tiled(text, each.out.dtype, operands, (rows, "steps * rows", width), each.node)
+        self.add(name, text, opens=False, comments=("A sum over all steps and rows.",))
+
+    def _tiled(
+        self, text: CudaText, dtype: Any, operands: tuple[str, str, str], shape: tuple[str, str, str], node: Any
+    ) -> None:
+        rows, inner, columns = shape
+        text.line(f"shared = cuda.shared.array(TILE_SHARED, cuda.types.{dtype})")
+        text.line(f"tiles = -(-({rows}) // TILE) * -(-({columns}) // TILE)")
+        text.line("for tile in range(cuda.blockIdx.x, tiles, cuda.gridDim.x):")
+        text.line(f"    tiled_product(tile, {', '.join(operands)}, {rows}, {inner}, {columns}, shared)", node)
+
+
+def open_places(text: CudaText) -> None:
+    """Say which of its two places a carry has at the present step, and which at the next one."""
+    for now, after in text.lowering.swaps:
+        first, second = (text.size(cpu.slot(text, now, number)) for number in (0, 1))
+        text.line(f"{text.variable(now)} = {second} if turn else {first}")
+        text.line(f"{text.variable(after)} = {first} if turn else {second}")
+
+
+def open_step(text: CudaText) -> None:
+    """Say which step it is: its time and the places of the carry."""
+    text.line("t = begin + (done + s) * direction")
+    text.line("turn = (done + s) & 1")
+    open_places(text)
+    for variable, (first, second) in text.by_turns.items():
+        text.line(f"{variable} = {text.size(second)} if turn else {text.size(first)}")
+
+
+def value_of(coefficient: Coefficient, rows: int = 1) -> int:
+    """A product of sizes."""
+    return math.prod(rows if size.key == ("rows",) else size.value for size in coefficient if size != ONE)
+
+
+def _imports(lines: list[str]) -> list[str]:
+    body = "\n".join(lines)
+    words = set(re.findall(r"(\w+)\(", body))
+    found = [name for name in [*_LIBRARY_NAMES, *_CONVERSIONS] if name in words]
+    found += sorted(w for w in words if w.endswith(("_f32", "_f64")))
+    made = [f"from {TARGET} import cuda"]
+    if found:
+        made.append(f"from {LIBRARY} import {', '.join(found)}")
+    if "TILE" in body:
+        made.append(f"from {TILES} import TILE, TILE_SHARED")
+    if unusual := [name for name in ("inf", "nan") if f"({name})" in body or f"(-{name})" in body]:
+        made.insert(0, f"from math import {', '.join(unusual)}")
+    return made
+
+
+__all__ = ["Part", "Printer", "open_places", "open_step", "value_of"]
