@@ -73,6 +73,7 @@ class Fault(IntEnum):
     OUT_OF_BOUNDS = 1
     UNWRITTEN = 2
     RACE = 3
+    MISALIGNED = 4
 
 
 class Kind(IntEnum):
@@ -98,10 +99,11 @@ _FIBER, _FIRST_FIBER = int(State.FIBER), int(State.FIRST_FIBER)
 _OTHER_BLOCK, _OTHER_THREAD = int(State.OTHER_BLOCK), int(State.OTHER_THREAD)
 _STACK_BEGIN, _STACK_END = int(State.STACK_BEGIN), int(State.STACK_END)
 _READ, _WRITE = int(Kind.READ), int(Kind.WRITE)
-_OUT_OF_BOUNDS, _UNWRITTEN, _RACE = int(Fault.OUT_OF_BOUNDS), int(Fault.UNWRITTEN), int(Fault.RACE)
+_OUT_OF_BOUNDS, _UNWRITTEN = int(Fault.OUT_OF_BOUNDS), int(Fault.UNWRITTEN)
+_RACE, _MISALIGNED = int(Fault.RACE), int(Fault.MISALIGNED)
 
 
-def _access(state, address, size, kind):  # type: ignore[no-untyped-def]  # Numba compiles it
+def _access(state, address, size, alignment, kind):  # type: ignore[no-untyped-def]  # Numba compiles it
     """0, or the fault of an access; remembers the access.
 
     A range of memory is four integers: its begin and end, the logarithm of an element's bytes, the address of
@@ -122,6 +124,9 @@ def _access(state, address, size, kind):  # type: ignore[no-untyped-def]  # Numb
             return 0
         state[_ADDRESS] = address
         return _OUT_OF_BOUNDS
+    if address % alignment:
+        state[_ADDRESS] = address
+        return _MISALIGNED
     shadows, begin, shift = table[row + 3], table[row], table[row + 2]
     grid, block, epoch = state[_GRID_EPOCH], state[_BLOCK], state[_BLOCK_EPOCH]
     thread = state[_FIBER] - state[_FIRST_FIBER]
@@ -216,8 +221,8 @@ end:
 }
 
 ; Called before a load or store of a kernel.
-define void @checked(i64 %address, i64 %size, i64 %kind) {
-  %fault = call i64 ACCESS(ptr STATE, i64 %address, i64 %size, i64 %kind)
+define void @checked(i64 %address, i64 %size, i64 %alignment, i64 %kind) {
+  %fault = call i64 ACCESS(ptr STATE, i64 %address, i64 %size, i64 %alignment, i64 %kind)
   %bad = icmp ne i64 %fault, 0
   br i1 %bad, label %stop, label %go
 stop:
@@ -236,7 +241,7 @@ class Native:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         llvm.initialize_native_asmparser()
-        self._access = numba.cfunc("int64(CPointer(int64), int64, int64, int64)", nopython=True)(_access)
+        self._access = numba.cfunc("int64(CPointer(int64), int64, int64, int64, int64)", nopython=True)(_access)
         text = _NATIVE.replace("ACCESS", f"inttoptr (i64 {self._access.address} to ptr)")
         text = text.replace("ptr STATE", f"ptr inttoptr (i64 {state.ctypes.data} to ptr)")
         for slot in sorted(State, key=lambda slot: -len(slot.name)):

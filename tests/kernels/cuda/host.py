@@ -24,7 +24,7 @@ from minirnn.kernels.cuda.device import Limits
 from .fibers import BY_HOST, SHADOW, Fault, Fibers, Reason, State, state
 from .retarget import HostCode, host_code
 
-_MARGIN = 256  # bytes before and after an array, which belong to none
+_MARGIN = 256  # bytes before and after an array, which belong to none; arrays begin at multiples of it
 _grid_epoch = 1
 
 
@@ -39,8 +39,9 @@ class HostBuffer:
         dtype = np.dtype(dtype)
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
         size = int(np.prod(shape, dtype=np.int64))
-        raw = np.full(size * dtype.itemsize + 2 * _MARGIN, 0xFF, np.uint8)  # NaN where it holds floats
-        self.array: np.ndarray = raw[_MARGIN : _MARGIN + size * dtype.itemsize].view(dtype).reshape(shape)
+        raw = np.full(size * dtype.itemsize + 3 * _MARGIN, 0xFF, np.uint8)  # NaN where it holds floats
+        begin = 2 * _MARGIN - raw.ctypes.data % _MARGIN
+        self.array: np.ndarray = raw[begin : begin + size * dtype.itemsize].view(dtype).reshape(shape)
         self.shadow = np.zeros((size, SHADOW), np.int32)
         if written:
             self.shadow[:, 0] = BY_HOST
@@ -298,6 +299,8 @@ class _Launch:
         where = f"{name}[{element}] ({dtype}, {len(shadow)} elements)"
         if fault == Fault.OUT_OF_BOUNDS:
             raise KernelError(f"{who} accesses memory out of bounds, next to {where}")
+        if fault == Fault.MISALIGNED:
+            raise KernelError(f"{who} accesses several elements at once at {where}, which is not aligned for them")
         if fault == Fault.UNWRITTEN:
             raise KernelError(f"{who} reads {where}, which nothing has written")
         other = int(state[State.OTHER_BLOCK]), int(state[State.OTHER_THREAD])

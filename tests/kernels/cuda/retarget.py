@@ -207,17 +207,15 @@ def _checks(line: str, own: set[str]) -> list[str]:
     """The calls that have to stand before a line."""
     if "@host.arguments" in line or "inttoptr (i64" in line and " call " not in line:
         return []  # the executor's own state
-    if found := _LOAD.match(line):
-        return _check(found["at"], str(_size(found["kind"])), Kind.READ, own)
-    if found := _STORE.match(line):
-        return _check(found["at"], str(_size(found["kind"])), Kind.WRITE, own)
-    if found := _ATOMIC.match(line):
-        return _check(found["at"], str(_size(found["kind"])), Kind.ATOMIC, own)
+    for pattern, kind in ((_LOAD, Kind.READ), (_STORE, Kind.WRITE), (_ATOMIC, Kind.ATOMIC)):
+        if found := pattern.match(line):
+            size = _size(found["kind"])
+            return _check(found["at"], size, size, kind, own)
     if found := _MOVE.match(line):
         operands = [operand.split(" ")[-1] for operand in found["arguments"].split(", ")]
-        checks = _check(operands[0], operands[2], Kind.WRITE, own)
+        checks = _check(operands[0], operands[2], 1, Kind.WRITE, own)
         if found["what"] != "set":
-            checks += _check(operands[1], operands[2], Kind.READ, own)
+            checks += _check(operands[1], operands[2], 1, Kind.READ, own)
         return checks
     if re.match(r"^  (%\S+ = )?(load|store|atomicrmw|cmpxchg) ", line):
         raise NotImplementedError(f"the host executor does not understand {line.strip()!r}")
@@ -227,7 +225,7 @@ def _checks(line: str, own: set[str]) -> list[str]:
 _checks_made = 0
 
 
-def _check(pointer: str, size: str, kind: Kind, own: set[str]) -> list[str]:
+def _check(pointer: str, size: int | str, alignment: int, kind: Kind, own: set[str]) -> list[str]:
     global _checks_made
     if pointer in own:
         return []
@@ -235,5 +233,5 @@ def _check(pointer: str, size: str, kind: Kind, own: set[str]) -> list[str]:
     address = f"%host.address.{_checks_made}"
     return [
         f"  {address} = ptrtoint ptr {pointer} to i64",
-        f"  call void {native().checked}(i64 {address}, i64 {size}, i64 {int(kind)})",
+        f"  call void {native().checked}(i64 {address}, i64 {size}, i64 {alignment}, i64 {int(kind)})",
     ]

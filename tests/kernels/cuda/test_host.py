@@ -149,6 +149,23 @@ def test_what_a_device_does_in_its_own_way_is_refused():
         run(kernel(("return x * x", "return math.exp(x)"), ("from numba", "import math\nfrom numba")))
 
 
+def test_neighbours_that_are_read_together_are_aligned():
+    text = """
+from minirnn.kernels.cuda.target import cuda
+from minirnn.kernels.cuda.library import chain_aligned, hold
+
+@cuda.jit
+def together(at, x, out):
+    out[0] = chain_aligned(hold(x, 0, 1, 8, 8), 0, 8, x, at, 1)
+"""
+    together = host_kernel(text, "together", SIGNATURE)
+    x, out = np.arange(1, 33, dtype=np.float32), np.zeros(1, np.float32)
+    together.run(1, 1, 4, x, out)
+    assert out[0] == x[:8] @ x[4:12]
+    with pytest.raises(KernelError, match=r"at x\[6\] .*, which is not aligned for them"):
+        together.run(1, 1, 6, x, out)
+
+
 def test_the_results_of_the_very_first_kernel_are_kept_by_later_ones():
     """Engines own their machine; one that ends takes nothing from the others."""
     first = kernel()
