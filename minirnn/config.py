@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from .errors import ArgumentError
+from .errors import ArgumentError, EngineError
 from .version import __version__
 
 ENGINES = ("auto", "reference", "numpy", "cpu", "cuda")
@@ -85,10 +85,17 @@ _devices: dict[str, Callable[[], Any]] = {}
 def register_device(engine: str, loader: Callable[[], Any]) -> None:
     """Let `loader()` say which module knows the device of an engine.
 
-    Its `require()` raises EngineError where the engine cannot run, before it is chosen; its `describe()` is a
-    line for bug reports.
+    Its `require()` raises EngineError where the engine cannot run, before it is chosen; `adopted(array)` takes an
+    array with a `__cuda_array_interface__`; `describe()` is a line for bug reports.
     """
     _devices[engine] = loader
+
+
+def array_on_device(array: Any) -> Any:
+    """What a Tensor holds for an array on a device, which it shares; EngineError without the cuda engine."""
+    if "cuda" not in _devices:
+        raise EngineError("an array on a device", got=type(array).__name__, expected="an array of NumPy")
+    return _devices["cuda"]().adopted(array)
 
 
 def _engine_that_runs(value: str) -> str:

@@ -21,6 +21,7 @@ from .autodiff.tensor import (
     current_trace,
     is_recorded,
     is_recording,
+    on_host,
     record,
     resolve,
     wrap,
@@ -38,6 +39,8 @@ def run_forward(graph: StepGraph, arrays: list[Any], length: int, reverse: bool,
     if engine == "cpu":
         results: list[np.ndarray] = kernels().run(graph, arrays, length, reverse)
         return results
+    if engine == "cuda":
+        return [*map(on_host, device_kernels().run(graph, arrays, length, reverse))]
     return interpret.run(graph, arrays, length, reverse)
 
 
@@ -50,6 +53,12 @@ config.register_device("cuda", lambda: importlib.import_module(".kernels.cuda.de
 def kernels() -> Any:
     """The compiled engine, which is imported when it is first needed."""
     return importlib.import_module(".kernels.run", __package__)
+
+
+@functools.cache
+def device_kernels() -> Any:
+    """The engine on a device, which is imported when it is first needed."""
+    return importlib.import_module(".kernels.cuda.run", __package__)
 
 
 def run_graph(
@@ -82,6 +91,8 @@ def _run(
     graph: StepGraph, operands: list[Any], length: int, reverse: bool, engine: str, batch_first: bool
 ) -> tuple[Tensor, ...] | None:
     """The outputs, without a node; None for a Tensor of a step that is over, of which `apply` says so."""
+    if engine == "cuda":
+        return _run_on_device(graph, operands, length, reverse, batch_first)
     arrays, borrowed = [], []
     first_closed = len(graph.carry_in) + len(graph.xs)
     for place, x in enumerate(operands):
@@ -92,8 +103,10 @@ def _run(
                 x = np.array(x)
         else:
             x = x.value
-            if x is None:
-                return None
+            if type(x) is not np.ndarray:
+                if x is None:
+                    return None
+                x = on_host(x)
         arrays.append(x)
     results = run_forward(graph, arrays, length, reverse, engine)
     if borrowed:
@@ -101,6 +114,28 @@ def _run(
         results = [
             np.array(r) if id(r) in ids or (r.base is not None and _looks_at(r, borrowed)) else r for r in results
         ]
+    if batch_first:
+        _turn(graph, results)
+    return (*map(wrap, results),)
+
+
+def _run_on_device(
+    graph: StepGraph, operands: list[Any], length: int, reverse: bool, batch_first: bool
+) -> tuple[Tensor, ...] | None:
+    """The same with Tensors that stay on the device; those of NumPy's arrays are sent there once."""
+    engine, arrays = device_kernels(), []
+    first_closed = len(graph.carry_in) + len(graph.xs)
+    for place, x in enumerate(operands):
+        if type(x) is np.ndarray:
+            x = engine.to_send(x) if place < first_closed else np.array(x)
+        else:
+            x = x.value
+            if x is None:
+                return None
+            if place < first_closed:
+                x = engine.to_share(x)
+        arrays.append(x)
+    results = engine.run(graph, arrays, length, reverse)
     if batch_first:
         _turn(graph, results)
     return (*map(wrap, results),)
@@ -133,7 +168,7 @@ def _looks_at(result: Any, arrays: list[np.ndarray]) -> bool:
 def _forward(
     *arrays: Any, graph: StepGraph, length: int, reverse: bool, engine: str, batch_first: bool
 ) -> list[Any]:  # fmt: skip
-    results = run_forward(graph, list(arrays), length, reverse, engine)
+    results = run_forward(graph, [*map(on_host, arrays)], length, reverse, engine)
     if batch_first:
         _turn(graph, results)
     return results

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy import ndarray
 
 from .. import config
 from ..errors import ArgumentError, DtypeError, MinirnnError, ShapeError, TraceError
@@ -82,14 +83,22 @@ class Tensor(Operators):
         return self._concrete().item()
 
     def _concrete(self) -> np.ndarray:
-        if self.value is None:
+        value = self.value
+        if type(value) is np.ndarray:
+            return value
+        if value is None:
             raise TraceError(
                 "the values of a Tensor were asked for while its step is traced on shapes only",
                 got=f"a Tensor of shape {self.shape}" + (f" named {self.name!r}" if self.name else ""),
                 expected="operations of mr.ops, no float(), bool(), if, np.asarray() or print of values",
                 fix='use mr.ops.where instead of `if`, or scan(..., engine="reference"), which runs any Python',
             )
-        return self.value
+        return on_host(value)
+
+    @property
+    def __cuda_array_interface__(self) -> Any:
+        """Where the values are on a device, for those who read them there; AttributeError if they are not on one."""
+        return self.value.__cuda_array_interface__
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         value = self._concrete()
@@ -161,7 +170,7 @@ class Tensor(Operators):
         label = f", name={self.name!r}" if self.name else ""
         if self.value is None:
             return f"{type(self).__name__}(abstract, shape={self.shape}, dtype={self.dtype}{label})"
-        text = np.array2string(self.value, separator=", ", threshold=20, prefix=f"{type(self).__name__}(")
+        text = np.array2string(self._concrete(), separator=", ", threshold=20, prefix=f"{type(self).__name__}(")
         return f"{type(self).__name__}({text}, shape={self.shape}, dtype={self.dtype}{label})"
 
 
@@ -179,6 +188,7 @@ class Variable(Tensor):
         if dtype is None and not isinstance(value, (np.ndarray, np.generic, Tensor)):
             dtype = config.current_dtype()
         super().__init__(value, dtype, name)
+        self.value = on_host(self.value)
         self.trainable = trainable
         self._snapshot: Tensor | None = None
 
@@ -196,7 +206,7 @@ class Variable(Tensor):
                 f"Variable {self.name or ''}: assign inside a traced step, where it would not happen at each step",
                 fix='carry the value from step to step, or scan(..., engine="reference"), which runs any Python',
             )
-        array = _own_array(value, self.dtype)
+        array = on_host(_own_array(value, self.dtype))
         if array.shape != self.shape:
             raise ShapeError(f"Variable {self.name or ''}: assign", got=array.shape, expected=self.shape)
         self.value, self._snapshot = array, None
@@ -210,10 +220,17 @@ class Variable(Tensor):
         return self._snapshot
 
 
-def _own_array(value: Any, dtype: Any) -> np.ndarray:
-    """A private copy, because a recorded computation must not see later changes of the caller's array."""
+def _own_array(value: Any, dtype: Any) -> Any:
+    """A private copy, because a recorded computation must not see later changes of the caller's array.
+
+    What stands on a device already stays where it is, and must not change.
+    """
     if isinstance(value, Tensor):
         value = value._concrete()
+    elif not isinstance(value, np.ndarray) and hasattr(value, "__cuda_array_interface__"):
+        value = config.array_on_device(value)
+        if dtype is None or value.dtype == np.dtype(dtype):
+            return value
     elif type(value) is not np.ndarray and _holds_tensors(value):
         raise ArgumentError("a list that holds Tensors has no place on a tape", fix="join them with mr.ops.stack")
     try:
@@ -234,13 +251,32 @@ def _holds_tensors(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and any(isinstance(x, Tensor) or _holds_tensors(x) for x in value)
 
 
+_elsewhere: set[type] = set()
+
+
+def register_array_type(kind: type) -> None:
+    """Let Tensors hold arrays of another kind than NumPy's: those that stand on a device.
+
+    They have NumPy's attributes and views, and `host()`, NumPy's array of the same elements.
+    """
+    _elsewhere.add(kind)
+
+
+def on_host(value: Any) -> np.ndarray:
+    """NumPy's array of a Tensor's values, wherever they stand."""
+    if type(value) is np.ndarray:
+        return value
+    array: np.ndarray = value.host() if type(value) in _elsewhere else np.asarray(value)
+    return array
+
+
 _new = object.__new__
 
 
 def wrap(array: Any, name: str | None = None) -> Tensor:
     """A Tensor around an array that nobody else will change; no copy."""
     tensor = _new(Tensor)
-    if type(array) is not np.ndarray:
+    if type(array) is not np.ndarray and type(array) not in _elsewhere:
         array = np.asarray(array)
     tensor.value, tensor.shape, tensor.dtype = array, array.shape, array.dtype
     tensor.name, tensor.variable, tensor.mask = name, None, None
@@ -358,7 +394,7 @@ def resolve(x: Any) -> Any:
         return x.item()
     if isinstance(x, Number):
         return x
-    if isinstance(x, (np.ndarray, list, tuple)):
+    if isinstance(x, (np.ndarray, list, tuple)) or hasattr(x, "__cuda_array_interface__"):
         return as_tensor(x) if trace is None else trace.operand(x)
     raise ArgumentError("an operation got something that is no array", got=type(x).__name__, expected="an array")
 
@@ -395,11 +431,14 @@ def _compute(primitive: Primitive, operands: tuple[Any, ...], params: dict[str, 
         if type(x) is Tensor:
             has_complex = has_complex or x.dtype.kind == "c"
             x = x.value
-            if x is None:
-                raise TraceError(
-                    f"{primitive.name} got a Tensor without values outside of the step it belongs to",
-                    fix="return what you need from the step instead of keeping its Tensors",
-                )
+            if type(x) is not ndarray:
+                if x is None:
+                    raise TraceError(
+                        f"{primitive.name} got a Tensor without values outside of the step it belongs to",
+                        fix="return what you need from the step instead of keeping its Tensors",
+                    )
+                if primitive.form != "view":  # a view stays where its array is
+                    x = on_host(x)
         values.append(x)
     forward = config.array_function(primitive.name)
     if forward is None or has_complex:

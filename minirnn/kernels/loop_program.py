@@ -8,8 +8,8 @@ drawn before it runs.
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from ..stepgraph import interpret
 from ..stepgraph.graph import StepGraph
 from .arrays import forward_of
 from .lower import Lowering, Panels
-from .program import ROWS_KEY, Array
+from .program import ROWS_KEY, Array, Buffer
 
 
 class Ready(NamedTuple):
@@ -29,6 +29,14 @@ class Ready(NamedTuple):
     closed: list[Any]
     values: dict[int, Any]  # by the Tensor's id
     fixed: list[Any]  # the kernel's arguments
+
+
+class Values(Protocol):
+    """Arrays by their Tensors' ids."""
+
+    def __getitem__(self, key: int) -> Any: ...
+
+    def __contains__(self, key: int) -> bool: ...
 
 
 class LoopProgram(abc.ABC):
@@ -126,7 +134,7 @@ class LoopProgram(abc.ABC):
         ys = [np.zeros((0, *t.shape), t.dtype) for t in graph.ys]
         return [*given[: len(graph.carry_in)], *ys, *[np.zeros(t.shape, t.dtype) for t in graph.sums]]
 
-    def draw(self, values: dict[int, Any], sequences: list[Any], length: int) -> list[Any]:
+    def draw(self, values: Values, sequences: list[Any], length: int) -> list[Any]:
         """The random numbers of every step."""
         over_time = {id(t): x for t, x in zip(self.graph.xs, sequences, strict=True)}
         for node in self.lowering.drawn:
@@ -141,7 +149,7 @@ class LoopProgram(abc.ABC):
             over_time[id(out)] = made
         return [np.ascontiguousarray(over_time[id(t)]) for t in self.drawn]
 
-    def other_ys(self, pool: list[Any], values: dict[int, Any], length: int) -> Iterator[Any]:
+    def other_ys(self, pool: Any, values: Values, length: int) -> Iterator[Any]:
         """The ys, where some of them were made by no kernel."""
         for y in self.ys:
             if isinstance(y, int):
@@ -152,16 +160,15 @@ class LoopProgram(abc.ABC):
                 yield np.broadcast_to(values[id(y)], (length, *y.shape))
 
 
-def places_of_buffers(lowering: Lowering, rows: int, block: int) -> tuple[dict[Any, int], dict[str, int]]:
-    """Where the buffers lie in scratch memory for so many rows and time steps, by the keys of their sizes.
+def places_of_buffers(buffers: Iterable[Buffer], rows: int, block: int) -> tuple[dict[Any, int], dict[str, int]]:
+    """Where buffers lie in scratch memory for so many rows and time steps, by the keys of their sizes.
 
     Also how many elements of each dtype they take.
     """
     used: dict[str, int] = {}
     values: dict[Any, int] = {}
-    for b in lowering.buffers:
-        dtype = str(b.dtype)
-        count = int(np.prod([rows if d.key == ROWS_KEY else d.value for d in b.dims]))
+    for b in buffers:
+        dtype, count = str(b.dtype), _elements(b, rows)
         values["pace", b.name] = count
         for slot in range(b.slots):
             at = used.get(dtype, 0)
@@ -170,14 +177,14 @@ def places_of_buffers(lowering: Lowering, rows: int, block: int) -> tuple[dict[A
     return values, used
 
 
-def block_of_steps(lowering: Lowering, rows: int, bytes_at_once: int) -> int:
+def block_of_steps(buffers: Iterable[Buffer], rows: int, bytes_at_once: int) -> int:
     """How many steps' buffers fit into that many bytes; at least one."""
-    per_step = sum(
-        int(np.prod([rows if d.key == ROWS_KEY else d.value for d in b.dims])) * b.dtype.itemsize
-        for b in lowering.buffers
-        if b.over_time
-    )
+    per_step = sum(_elements(b, rows) * b.dtype.itemsize for b in buffers if b.over_time)
     return max(1, bytes_at_once // max(per_step, 1))
+
+
+def _elements(buffer: Buffer, rows: int) -> int:
+    return int(np.prod([rows if d.key == ROWS_KEY else d.value for d in buffer.dims]))
 
 
 def refuse_index(entry: int, entries: int) -> None:

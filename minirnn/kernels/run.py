@@ -66,13 +66,18 @@ def kernel_of(graph: StepGraph) -> Kernel | None:
 
 def _refuse_or_warn(reason: Inexpressible) -> None:
     """Say which node has no kernel, and why."""
-    what = "a step holds what no kernel can express"
-    line = source_line(reason.node) if reason.node is not None else ""
+    error = refusal(reason)
     if config.engine_is_chosen():
-        fix = 'scan(..., engine="numpy"), or mr.engine("auto"), which then runs this step with NumPy'
-        raise EngineError(what, got=reason.reason, where=line or None, fix=fix) from None
-    where = f" ({line})" if line else ""
-    warnings.warn(f"{what}: {reason.reason}{where}; it runs with NumPy", EngineFallbackWarning, stacklevel=2)
+        raise error from None
+    where = f" ({error.where})" if error.where else ""
+    warnings.warn(f"{error.what}: {error.got}{where}; it runs with NumPy", EngineFallbackWarning, stacklevel=2)
+
+
+def refusal(reason: Inexpressible) -> EngineError:
+    """The error for a node that no kernel has."""
+    line = source_line(reason.node) if reason.node is not None else ""
+    fix = 'scan(..., engine="numpy"), or mr.engine("auto"), which then runs this step with NumPy'
+    return EngineError("a step holds what no kernel can express", got=reason.reason, where=line or None, fix=fix)
 
 
 def bind(graph: StepGraph, arrays: list[Any], final: list[Any]) -> tuple[Callable[[], None], list[np.ndarray]] | None:
@@ -135,8 +140,9 @@ class Kernel(LoopProgram):
     def _layout(self, rows: int) -> _Layout:
         if len(self._layouts) > 64:
             self._layouts.clear()
-        block = min(1024, block_of_steps(self.lowering, rows, _BLOCK_BYTES))
-        values, used = places_of_buffers(self.lowering, rows, block)
+        buffers = self.lowering.buffers
+        block = min(1024, block_of_steps(buffers, rows, _BLOCK_BYTES))
+        values, used = places_of_buffers(buffers, rows, block)
         values[timesums.MOST_STEPS.key] = self.most_summed if rows == self.batch else 0
         work = [(number, str(a.dtype)) for number, a in enumerate(self.arrays) if a.role == "work"]
         sizes = np.array([values.get(size.key, size.value) for size in self.passed], np.int64)

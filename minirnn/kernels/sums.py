@@ -65,9 +65,7 @@ class Sums:
             function, params = product_over_rows, {}
         return _Step(function, operands, params, [id(o) for o in node.outputs], node.primitive.multiple)
 
-    def __call__(
-        self, pool: list[Any], values: dict[int, Any], length: int, batch: int, valid: np.ndarray | None
-    ) -> list[Any]:
+    def __call__(self, pool: Any, values: Any, length: int, batch: int, valid: np.ndarray | None) -> list[Any]:
         """The sums, from values (T, B, ...) at their places in `pool` and from those that do not change, by id.
 
         valid: a mask (T, B) outside of which there are only zeros to add.
@@ -99,7 +97,7 @@ class Sums:
                 merged[key] = value
         return [merged[id(t)] if id(t) in merged else self._sum(t, pool, values, length) for t in self.sums]
 
-    def _sum(self, t: Tensor, pool: list[Any], values: dict[int, Any], length: int) -> Any:
+    def _sum(self, t: Tensor, pool: Any, values: Any, length: int) -> Any:
         """The sum over time of a value that is no sum over the rows."""
         if id(t) in values:
             return values[id(t)] * length

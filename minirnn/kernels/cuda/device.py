@@ -194,6 +194,13 @@ def require() -> None:
     current()
 
 
+def adopted(array: Any) -> Any:
+    """What a Tensor holds for the array of another library on the device."""
+    from .arrays import adopted
+
+    return adopted(array)
+
+
 def describe() -> str:
     """A line about the device, for bug reports."""
     try:

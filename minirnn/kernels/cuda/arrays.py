@@ -1,0 +1,256 @@
+"""Arrays in a device's memory, as values of Tensors: the host gets a copy when something on it looks at the elements.
+
+A `DeviceArray` is a view of a flat buffer.  Views of it are views of the same buffer; every other function of NumPy,
+and every operation on it, works on the copy on the host, which is made once.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from typing import Any
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+from numpy.lib.stride_tricks import as_strided
+
+from ...autodiff.tensor import register_array_type
+from . import streams
+from .device import Buffer, Device, current, too_little
+
+
+class Memory:
+    """A buffer of a device, the stream that writes it, and the copy of it on the host once there is one."""
+
+    def __init__(self, device: Device, buffer: Buffer, stream: Any, owner: Any = None) -> None:
+        self.device, self.buffer, self.stream = device, buffer, stream
+        self.owner = owner  # whose memory it is, if it is not ours
+        self._host: np.ndarray | None = None
+
+    def host(self) -> np.ndarray:
+        """The copy on the host, flat."""
+        if self._host is None:
+            self._host = self.device.to_host(self.buffer, self.stream)
+        return self._host
+
+    def for_stream(self, stream: Any) -> Buffer:
+        """The buffer, once another stream that writes it has done so."""
+        if self.stream is not stream:
+            self.device.wait(self.stream)
+            self.stream = stream
+        return self.buffer
+
+
+class DeviceArray(NDArrayOperatorsMixin):
+    """An array of a device: shape, dtype and strides as NumPy has them, and views; elements are copied to the host."""
+
+    __slots__ = ("__weakref__", "dtype", "first", "memory", "shape", "steps")
+
+    def __init__(
+        self, memory: Memory, shape: tuple[int, ...], dtype: Any, steps: tuple[int, ...] | None = None, first: int = 0
+    ) -> None:
+        self.memory, self.shape, self.dtype, self.first = memory, shape, np.dtype(dtype), first
+        self.steps = dense_steps(shape) if steps is None else steps  # the distances along each axis, in elements
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of its elements."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """The distances along each axis, in bytes."""
+        return tuple(step * self.dtype.itemsize for step in self.steps)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether its elements stand in order, without gaps."""
+        return self.steps == dense_steps(self.shape) or self.size == 0
+
+    def buffer(self, stream: Any) -> Buffer:
+        """Its elements for a kernel on a stream, from the first one on."""
+        whole = self.memory.for_stream(stream)
+        if self.first == 0 and self.memory.buffer.size == self._reach:
+            return whole
+        return self.memory.device.part(whole, self.first, self._reach)
+
+    @property
+    def _reach(self) -> int:
+        """How many elements there are from its first to its last one."""
+        return 1 + sum((n - 1) * step for n, step in zip(self.shape, self.steps)) if self.size else 0
+
+    # on the host -------------------------------------------------------------------------------------
+    def host(self) -> np.ndarray:
+        """NumPy's array of the same elements, which nobody may change."""
+        memory = self.memory
+        if self.is_dense and self.size < memory.buffer.size and memory._host is None:
+            return memory.device.to_host(self.buffer(memory.stream), memory.stream).reshape(self.shape)
+        return as_strided(memory.host()[self.first :], self.shape, self.strides)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.host(), dtype=dtype, copy=copy)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        values = [x.host() if type(x) is DeviceArray else x for x in inputs]
+        return getattr(ufunc, method)(*values, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.host(), name)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"DeviceArray(shape={self.shape}, dtype={self.dtype}, device={self.memory.device.name!r})"
+
+    # views -------------------------------------------------------------------------------------------
+    def transpose(self, *axes: Any) -> DeviceArray:
+        """The axes in another order."""
+        order = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes or range(self.ndim)[::-1]
+        shape, steps = tuple(self.shape[a] for a in order), tuple(self.steps[a] for a in order)
+        return DeviceArray(self.memory, shape, self.dtype, steps, self.first)
+
+    def swapaxes(self, a: int, b: int) -> DeviceArray:
+        """Two axes in each other's place."""
+        order = [*range(self.ndim)]
+        order[a], order[b] = order[b], order[a]
+        return self.transpose(order)
+
+    def reshape(self, *shape: Any) -> Any:
+        """Another shape; a copy on the host if its elements do not stand in order."""
+        wanted = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
+        if not self.is_dense:
+            return self.host().reshape(wanted)
+        known = math.prod(n for n in wanted if n >= 0)
+        made = tuple(self.size // max(known, 1) if n < 0 else int(n) for n in wanted)
+        return DeviceArray(self.memory, made, self.dtype, None, self.first)
+
+    def __getitem__(self, index: Any) -> Any:
+        parts = index if isinstance(index, tuple) else (index,)
+        if not all(isinstance(part, (int, np.integer, slice)) or part is None or part is Ellipsis for part in parts):
+            return self.host()[index]
+        # NumPy's own arithmetic, on an array of which no element is ever read.
+        pattern = as_strided(np.empty(1, self.dtype), self.shape, self.strides)
+        view = pattern[(*parts, ...) if Ellipsis not in parts else parts]
+        first = self.first + (_address(view) - _address(pattern)) // self.dtype.itemsize
+        steps = tuple(stride // self.dtype.itemsize for stride in view.strides)
+        return DeviceArray(self.memory, view.shape, self.dtype, steps, first)
+
+    # for others --------------------------------------------------------------------------------------
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """Where the elements are, for other libraries; they must not write to them."""
+        memory = self.memory
+        memory.device.wait(memory.stream)
+        at = memory.device.address(memory.buffer) + self.first * self.dtype.itemsize if self.size else 0
+        return {
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": (at, False),  # torch refuses memory that is said to be for reading only
+            "strides": None if self.is_dense else self.strides,
+            "version": 3,
+            "stream": None,
+        }
+
+
+register_array_type(DeviceArray)
+
+
+def dense_steps(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The distances along each axis, in elements, of an array in order.
+
+    >>> dense_steps((2, 3, 4))
+    (12, 4, 1)
+    """
+    steps = [1]
+    for n in shape[:0:-1]:
+        steps.append(steps[-1] * n)
+    return tuple(steps[::-1]) if shape else ()
+
+
+def _address(array: np.ndarray) -> int:
+    found: int = array.__array_interface__["data"][0]
+    return found
+
+
+# to the device -----------------------------------------------------------------------------------
+def made(shape: tuple[int, ...], dtype: Any, device: Device, stream: Any) -> DeviceArray:
+    """A new array, whose elements are not set."""
+    size = math.prod(shape)
+    try:
+        buffer = device.empty(size, dtype)
+    except MemoryError:
+        _sent.clear()  # copies of what is on the host, which can be made again
+        try:
+            buffer = device.empty(size, dtype)
+        except MemoryError:
+            raise too_little(size * np.dtype(dtype).itemsize, device) from None
+    return DeviceArray(Memory(device, buffer, stream), shape, dtype)
+
+
+def sent(array: Any, device: Device, stream: Any) -> DeviceArray:
+    """A new array with the elements of NumPy's."""
+    host = np.ascontiguousarray(array)
+    try:
+        buffer = device.to_device(host, stream)
+    except MemoryError:
+        _sent.clear()
+        try:
+            buffer = device.to_device(host, stream)
+        except MemoryError:
+            raise too_little(host.nbytes, device) from None
+    return DeviceArray(Memory(device, buffer, stream), array.shape, array.dtype)
+
+
+# The copies of arrays on the host that never change, by the device and the array's id, as long as the array lives.
+_sent: dict[tuple[int, int], tuple[Any, DeviceArray]] = {}
+
+
+def sent_once(array: np.ndarray, device: Device, stream: Any) -> DeviceArray:
+    """The same for an array that never changes: the copy is kept as long as it lives."""
+    key = (id(device), id(array))
+    found = _sent.get(key)
+    if found is not None and found[0]() is array:
+        return found[1]
+    copy = sent(array, device, stream)
+    _sent[key] = (weakref.ref(array, lambda gone: _sent.pop(key, None)), copy)
+    return copy
+
+
+def adopted(owner: Any) -> DeviceArray:
+    """The array of another library that stands on the device, without a copy."""
+    device, stream = current(), streams.current()
+    shape, about = tuple(owner.shape), owner.__cuda_array_interface__
+    dtype = np.dtype(about["typestr"])
+    bytes_apart = about.get("strides")
+    steps = None if bytes_apart is None else tuple(stride // dtype.itemsize for stride in bytes_apart)
+    if steps is not None and (min(steps, default=0) < 0 or steps != dense_steps(shape)):
+        order = sorted(range(len(shape)), key=lambda axis: -steps[axis])
+        turned = tuple(shape[a] for a in order)
+        if tuple(steps[a] for a in order) != dense_steps(turned):
+            raise too_scattered(shape, bytes_apart)
+    return DeviceArray(Memory(device, device.foreign(owner), stream, owner), shape, dtype, steps)
+
+
+def too_scattered(shape: tuple[int, ...], strides: Any) -> Exception:
+    """The error for an array with gaps between its elements."""
+    from ...errors import ArgumentError
+
+    return ArgumentError(
+        "an array on a device with gaps between its elements",
+        got=f"shape {shape}, strides {strides}",
+        expected="all elements of a piece of memory, in any order of axes",
+        fix="a copy of it, such as cupy.ascontiguousarray(x) or x.contiguous()",
+    )
