@@ -56,6 +56,10 @@ class State(IntEnum):
     THREADS = 19
     BLOCKS_X = 20
     BLOCKS_Y = 21
+    READ = 22  # bytes of device memory so far
+    WRITTEN = 23
+    SHARED_READ = 24
+    SHARED_WRITTEN = 25
 
 
 class Reason(IntEnum):
@@ -92,6 +96,9 @@ def pointer_to(slot: State) -> str:
     return f"inttoptr (i64 {state.ctypes.data + 8 * slot} to ptr)"
 
 
+ROW = 5  # integers that describe a range of memory
+
+
 # the check of an access ---------------------------------------------------------------------------
 _TABLE, _RANGES, _ADDRESS = int(State.TABLE), int(State.RANGES), int(State.ADDRESS)
 _GRID_EPOCH, _BLOCK_EPOCH, _BLOCK = int(State.GRID_EPOCH), int(State.BLOCK_EPOCH), int(State.BLOCK)
@@ -106,19 +113,19 @@ _RACE, _MISALIGNED = int(Fault.RACE), int(Fault.MISALIGNED)
 def _access(state, address, size, alignment, kind):  # type: ignore[no-untyped-def]  # Numba compiles it
     """0, or the fault of an access; remembers the access.
 
-    A range of memory is four integers: its begin and end, the logarithm of an element's bytes, the address of
-    its shadow.  The shadow of an element: epoch of the grid, block, epoch of the block and thread of the last
-    write, and of the last read.
+    A range of memory is five integers: its begin and end, the logarithm of an element's bytes, the address of
+    its shadow, and where the state counts the bytes read.  The shadow of an element: epoch of the grid, block,
+    epoch of the block and thread of the last write, and of the last read.
     """
     table = int64_at(state[_TABLE])
     low, high = 0, state[_RANGES]
     while low < high:  # ends with the number of ranges that begin at the address or before
         middle = (low + high) // 2
-        if table[4 * middle] <= address:
+        if table[ROW * middle] <= address:
             low = middle + 1
         else:
             high = middle
-    row = 4 * (low - 1)
+    row = ROW * (low - 1)
     if low == 0 or address + size > table[row + 1]:
         if state[_STACK_BEGIN] <= address < state[_STACK_END]:
             return 0
@@ -127,6 +134,7 @@ def _access(state, address, size, alignment, kind):  # type: ignore[no-untyped-d
     if address % alignment:
         state[_ADDRESS] = address
         return _MISALIGNED
+    state[table[row + 4] + (kind == _WRITE)] += size
     shadows, begin, shift = table[row + 3], table[row], table[row + 2]
     grid, block, epoch = state[_GRID_EPOCH], state[_BLOCK], state[_BLOCK_EPOCH]
     thread = state[_FIBER] - state[_FIRST_FIBER]

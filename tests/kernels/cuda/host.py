@@ -21,10 +21,11 @@ import numpy as np
 from minirnn.kernels.cuda import target
 from minirnn.kernels.cuda.device import Limits
 
-from .fibers import BY_HOST, SHADOW, Fault, Fibers, Reason, State, state
+from .fibers import BY_HOST, ROW, SHADOW, Fault, Fibers, Reason, State, state
 from .retarget import HostCode, host_code
 
 _MARGIN = 256  # bytes before and after an array, which belong to none; arrays begin at multiples of it
+_SHARED = "shared memory"
 _grid_epoch = 1
 
 
@@ -81,7 +82,7 @@ class HostKernel:
     def run(
         self, grid: int | tuple[int, int], threads: int, *arguments: Any, shared: int = 0, seed: int = 0
     ) -> dict[str, int]:
-        """Launch it with blocks in x and y; returns how many barriers of blocks and of the grid it waited at.
+        """Launch it with blocks in x and y; returns how many barriers and bytes that took.
 
         arguments: integers and HostBuffers; NumPy arrays stand for buffers that are copied in and out.
         seed: the order of threads and blocks; 0 is the natural one.
@@ -98,7 +99,7 @@ class HostKernel:
             for argument, buffer in zip(arguments, buffers):
                 if isinstance(argument, np.ndarray):
                     argument[...] = buffer.array
-        return {"block barriers": launch.block_barriers, "grid barriers": launch.grid_barriers}
+        return launch.counts()
 
     def shared_bytes(self, dynamic: int = 0) -> int:
         """Bytes of shared memory that a block has, with those that a launch adds."""
@@ -230,12 +231,24 @@ class _Launch:
         """All blocks from beginning to end."""
         global _grid_epoch
         _grid_epoch += 1
+        state[State.READ : State.SHARED_WRITTEN + 1] = 0
         state[State.THREADS], (state[State.BLOCKS_X], state[State.BLOCKS_Y]) = self.threads, self.grid
         if self.cooperative:
             self._run_together(self._order(self.blocks))
         else:
             for block in self._order(self.blocks):
                 self._run_together(np.array([block]))
+
+    def counts(self) -> dict[str, int]:
+        """Barriers that blocks and the grid waited at, and bytes of device and of shared memory."""
+        return {
+            "block barriers": self.block_barriers,
+            "grid barriers": self.grid_barriers,
+            "read": int(state[State.READ]),
+            "written": int(state[State.WRITTEN]),
+            "shared read": int(state[State.SHARED_READ]),
+            "shared written": int(state[State.SHARED_WRITTEN]),
+        }
 
     def _order(self, count: int) -> np.ndarray:
         return np.arange(count) if self._random is None else self._random.permutation(count)
@@ -331,7 +344,7 @@ class _Shared:
         """The ranges of memory that only this block has."""
         found: list[tuple[str, int, int, Any, np.ndarray]] = []
         for (name, address, _, unit), shadow in zip(self._code.shared, self._shadows):
-            found.append((f"shared memory {name}", address, unit, f"{unit} bytes", shadow))
+            found.append((f"{_SHARED} {name}", address, unit, f"{unit} bytes", shadow))
         for (address, _), shadow in zip(self._code.constants, self._constants):
             found.append(("a constant table", address, 1, "bytes", shadow))
         return found
@@ -353,8 +366,8 @@ def _memory_at(address: int, size: int) -> np.ndarray:
 
 def _table(ranges: list[tuple[str, int, int, Any, np.ndarray]]) -> np.ndarray:
     """Ranges of memory as the native check reads them, in order of their addresses."""
-    rows = [
-        (begin, begin + unit * len(shadow), unit.bit_length() - 1, shadow.ctypes.data)
-        for _, begin, unit, _, shadow in ranges
-    ]
-    return np.array(sorted(set(rows)), np.int64).reshape(-1, 4)
+    rows = set()
+    for name, begin, unit, _, shadow in ranges:
+        counter = State.SHARED_READ if name.startswith(_SHARED) else State.READ
+        rows.add((begin, begin + unit * len(shadow), unit.bit_length() - 1, shadow.ctypes.data, int(counter)))
+    return np.array(sorted(rows), np.int64).reshape(-1, ROW)

@@ -41,13 +41,13 @@ def around(n, x, out):
 """
 
 
-def kernel(*changes: tuple[str, str], signature: str = SIGNATURE) -> HostKernel:
+def kernel(*changes: tuple[str, str]) -> HostKernel:
     """The kernel, with parts of its text replaced."""
     text = TEXT
     for old, new in changes:
         assert text.count(old) > 0
         text = text.replace(old, new, 1)
-    return host_kernel(text, "around", signature, THREADS)
+    return host_kernel(text, "around", SIGNATURE, THREADS)
 
 
 def run(wrong: HostKernel, n: int = THREADS * BLOCKS, seed: int = 0) -> np.ndarray:
@@ -72,9 +72,13 @@ def test_a_right_kernel_gives_the_same_in_every_order(seed, n):
     assert run(kernel(), n, seed).tobytes() == expected(n).tobytes()
 
 
-def test_barriers_are_counted():
+def test_barriers_and_bytes_are_counted():
     out = np.zeros(THREADS * BLOCKS, np.float32)
-    assert kernel().run(BLOCKS, THREADS, out.size, out.copy(), out) == {"block barriers": BLOCKS, "grid barriers": 2}
+    each = out.nbytes  # that every thread reads or writes one number
+    assert kernel().run(BLOCKS, THREADS, out.size, out.copy(), out) == {
+        "block barriers": BLOCKS, "grid barriers": 2, "read": 3 * each, "written": 2 * each,
+        "shared read": each, "shared written": each,
+    }  # fmt: skip
 
 
 def test_dynamic_shared_memory():
@@ -88,14 +92,17 @@ def test_dynamic_shared_memory():
 
 
 def test_atomics_are_no_race():
-    counting = kernel(("    grid = cuda.cg.this_grid()\n", "    cuda.atomic.add(count, 0, 1)\n"),
-                      ("(n, x, out)", "(n, x, out, count)"), ("    grid.sync()\n", ""), ("    grid.sync()\n", ""),
-                      ("value = out[(place + 48) % n]", "value = float32(0)"),
-                      signature="void(int64, float32[::1], float32[::1], int64[::1])")  # fmt: skip
-    count = np.zeros(1, np.int64)
-    out = np.zeros(THREADS * BLOCKS, np.float32)
-    counting.run(BLOCKS, THREADS, out.size, out.copy(), out, count)
-    assert count[0] == THREADS * BLOCKS
+    text = """
+from minirnn.kernels.cuda.target import cuda
+
+@cuda.jit
+def counting(first, count):
+    cuda.atomic.add(count, 0, 1)
+    cuda.atomic.cas(count, 1, 0, first + cuda.grid(1))
+"""
+    count = np.zeros(2, np.int64)
+    host_kernel(text, "counting", "void(int64, int64[::1])").run(BLOCKS, THREADS, 5, count)
+    assert count.tolist() == [THREADS * BLOCKS, 5]
 
 
 # wrong kernels, and what is said about them -------------------------------------------------------
