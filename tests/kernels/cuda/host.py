@@ -13,6 +13,7 @@ of a device.
 from __future__ import annotations
 
 import ctypes
+import functools
 import inspect
 from typing import Any
 
@@ -111,8 +112,9 @@ class HostKernel:
         return self._code[shared]
 
 
+@functools.cache
 def host_kernel(text: str, name: str, signature: str, threads: int | None = None) -> HostKernel:
-    """The kernel `name` of a module's text, for the host."""
+    """The kernel `name` of a module's text, for the host; equal arguments give the same one."""
     names = list(inspect.signature(target.function(text, name)).parameters)
     return HostKernel(target.compiled(text, name, signature, threads), names)
 
