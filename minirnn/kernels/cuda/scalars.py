@@ -53,7 +53,7 @@ def _element(typing: Any, array: Any, offset: Any) -> Any:
     """One element of an array, `offset` places after its first."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        pointer = pointer_to(context, builder, array, *values, signature.args[1])
+        pointer = pointer_to(context, builder, array, values[0], values[1], signature.args[1])
         return context.unpack_value(builder, array.dtype, pointer)
 
     return array.dtype(array, plain(offset)), codegen
@@ -63,7 +63,7 @@ def _put(typing: Any, array: Any, offset: Any, value: Any) -> Any:
     """Set one element of an array, `offset` places after its first."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        pointer = pointer_to(context, builder, array, *values[:2], signature.args[1])
+        pointer = pointer_to(context, builder, array, values[0], values[1], signature.args[1])
         context.pack_value(builder, array.dtype, values[2], pointer)
         return context.get_dummy_value()
 
