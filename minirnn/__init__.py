@@ -18,7 +18,7 @@ from .scan import scan, scan_source, scan_values, step_graph
 from .version import __version__
 
 if TYPE_CHECKING:
-    from . import layers, models
+    from . import cuda, layers, models
     from .layers import activations, constraints, initializers, regularizers
     from .layers.container import RecurrentContainer, RecurrentUnit
     from .layers.ragged import Ragged
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # Where the names live that are imported on first use; a module stands for itself.
 _LATER = {
+    "cuda": "cuda",
     "layers": "layers",
     "models": "models",
     "activations": "layers.activations",
@@ -59,6 +60,7 @@ __all__ = [
     "activations",
     "callbacks",
     "constraints",
+    "cuda",
     "custom_object_scope",
     "default_dtype",
     "engine",

@@ -13,6 +13,7 @@ import numpy as np
 
 from . import config
 from .autodiff import ops, structure, trees
+from .autodiff.elsewhere import on_host
 from .autodiff.primitive import MIXED, SHARED, Primitive
 from .autodiff.tensor import (
     Tensor,
@@ -21,7 +22,6 @@ from .autodiff.tensor import (
     current_trace,
     is_recorded,
     is_recording,
-    on_host,
     record,
     resolve,
     wrap,

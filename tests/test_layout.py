@@ -21,6 +21,7 @@ LEVELS = """
     autodiff
     stepgraph
     kernels
+    cuda
     loop
     scan
     layers

@@ -18,6 +18,7 @@ from numpy import ndarray
 
 from .. import config
 from ..errors import ArgumentError, DtypeError, MinirnnError, ShapeError, TraceError
+from . import elsewhere
 from .operators import PUBLIC, Operators
 
 if TYPE_CHECKING:
@@ -93,11 +94,11 @@ class Tensor(Operators):
                 expected="operations of mr.ops, no float(), bool(), if, np.asarray() or print of values",
                 fix='use mr.ops.where instead of `if`, or scan(..., engine="reference"), which runs any Python',
             )
-        return on_host(value)
+        return elsewhere.on_host(value)
 
     @property
     def __cuda_array_interface__(self) -> Any:
-        """Where the values are on a device, for those who read them there; AttributeError if they are not on one."""
+        """Where the values are on a device; AttributeError if they are not on one."""
         return self.value.__cuda_array_interface__
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -188,7 +189,7 @@ class Variable(Tensor):
         if dtype is None and not isinstance(value, (np.ndarray, np.generic, Tensor)):
             dtype = config.current_dtype()
         super().__init__(value, dtype, name)
-        self.value = on_host(self.value)
+        self.value = elsewhere.on_host(self.value)
         self.trainable = trainable
         self._snapshot: Tensor | None = None
 
@@ -206,7 +207,7 @@ class Variable(Tensor):
                 f"Variable {self.name or ''}: assign inside a traced step, where it would not happen at each step",
                 fix='carry the value from step to step, or scan(..., engine="reference"), which runs any Python',
             )
-        array = on_host(_own_array(value, self.dtype))
+        array = elsewhere.on_host(_own_array(value, self.dtype))
         if array.shape != self.shape:
             raise ShapeError(f"Variable {self.name or ''}: assign", got=array.shape, expected=self.shape)
         self.value, self._snapshot = array, None
@@ -227,10 +228,8 @@ def _own_array(value: Any, dtype: Any) -> Any:
     """
     if isinstance(value, Tensor):
         value = value._concrete()
-    elif not isinstance(value, np.ndarray) and hasattr(value, "__cuda_array_interface__"):
-        value = config.array_on_device(value)
-        if dtype is None or value.dtype == np.dtype(dtype):
-            return value
+    elif elsewhere.is_on_device(value):
+        return elsewhere.shared(value, dtype)
     elif type(value) is not np.ndarray and _holds_tensors(value):
         raise ArgumentError("a list that holds Tensors has no place on a tape", fix="join them with mr.ops.stack")
     try:
@@ -251,32 +250,13 @@ def _holds_tensors(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and any(isinstance(x, Tensor) or _holds_tensors(x) for x in value)
 
 
-_elsewhere: set[type] = set()
-
-
-def register_array_type(kind: type) -> None:
-    """Let Tensors hold arrays of another kind than NumPy's: those that stand on a device.
-
-    They have NumPy's attributes and views, and `host()`, NumPy's array of the same elements.
-    """
-    _elsewhere.add(kind)
-
-
-def on_host(value: Any) -> np.ndarray:
-    """NumPy's array of a Tensor's values, wherever they stand."""
-    if type(value) is np.ndarray:
-        return value
-    array: np.ndarray = value.host() if type(value) in _elsewhere else np.asarray(value)
-    return array
-
-
 _new = object.__new__
 
 
 def wrap(array: Any, name: str | None = None) -> Tensor:
     """A Tensor around an array that nobody else will change; no copy."""
     tensor = _new(Tensor)
-    if type(array) is not np.ndarray and type(array) not in _elsewhere:
+    if type(array) is not np.ndarray and type(array) not in elsewhere.KINDS:
         array = np.asarray(array)
     tensor.value, tensor.shape, tensor.dtype = array, array.shape, array.dtype
     tensor.name, tensor.variable, tensor.mask = name, None, None
@@ -394,7 +374,7 @@ def resolve(x: Any) -> Any:
         return x.item()
     if isinstance(x, Number):
         return x
-    if isinstance(x, (np.ndarray, list, tuple)) or hasattr(x, "__cuda_array_interface__"):
+    if isinstance(x, (np.ndarray, list, tuple)) or elsewhere.is_on_device(x):
         return as_tensor(x) if trace is None else trace.operand(x)
     raise ArgumentError("an operation got something that is no array", got=type(x).__name__, expected="an array")
 
@@ -426,7 +406,7 @@ def record(primitive: Primitive, operands: tuple[Any, ...], params: Any, outputs
 
 
 def _compute(primitive: Primitive, operands: tuple[Any, ...], params: dict[str, Any]) -> tuple[Tensor, ...]:
-    values, has_complex = [], False
+    values, has_complex, on_device = [], False, False
     for x in operands:
         if type(x) is Tensor:
             has_complex = has_complex or x.dtype.kind == "c"
@@ -437,12 +417,13 @@ def _compute(primitive: Primitive, operands: tuple[Any, ...], params: dict[str, 
                         f"{primitive.name} got a Tensor without values outside of the step it belongs to",
                         fix="return what you need from the step instead of keeping its Tensors",
                     )
-                if primitive.form != "view":  # a view stays where its array is
-                    x = on_host(x)
+                on_device = True
         values.append(x)
     forward = config.array_function(primitive.name)
     if forward is None or has_complex:
         forward = primitive.forward
+    if on_device:
+        forward, values = elsewhere.where_they_are(primitive, forward, values)
     try:
         results = forward(*values, **params)
     except MinirnnError:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..autodiff import random, trees
+from ..autodiff.elsewhere import on_host
 from ..autodiff.tensor import Tensor, Variable, unrecorded, wrap
 from ..loop import kernels, run_forward
 from ..stepgraph.graph import StepGraph, prune
@@ -52,7 +53,8 @@ class Program:
     def _prepare(self) -> None:
         """Read the weights, and compute what depends on nothing else."""
         self._weights = [(source, source.value) for source in self._sources if isinstance(source, Variable)]
-        arrays = [source.value if isinstance(source, Tensor) else source for source in self._sources]
+        # Engines know closed-over arrays by identity, and the user's own may change.
+        arrays = [on_host(source.value) if isinstance(source, Tensor) else np.array(source) for source in self._sources]
         found = run_forward(self._once, arrays, 1, False, self._engine) if self._once.nodes else []
         self._closed = [arrays[i] for i in self._kept] + [np.array(y[0], order="C") for y in found]
         self._bound = [self._bind(side) for side in (0, 1)] if self._engine == "cpu" else [None, None]

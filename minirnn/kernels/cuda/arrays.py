@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.lib.stride_tricks import as_strided
 
-from ...autodiff.tensor import register_array_type
+from ...autodiff.elsewhere import register_array_type
 from . import streams
 from .device import Buffer, Device, current, too_little
 
@@ -165,7 +165,19 @@ class DeviceArray(NDArrayOperatorsMixin):
         }
 
 
-register_array_type(DeviceArray)
+def _hold(*operands: Any, **params: Any) -> Any:
+    from .holding import hold
+
+    return hold(*operands, **params)
+
+
+def _unhold(*operands: Any, **params: Any) -> Any:
+    from .holding import unhold
+
+    return unhold(*operands, **params)
+
+
+register_array_type(DeviceArray, {"hold": _hold, "unhold": _unhold})
 
 
 def dense_steps(shape: tuple[int, ...]) -> tuple[int, ...]:

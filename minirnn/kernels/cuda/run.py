@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ... import config
-from ...autodiff.tensor import Node, on_host
+from ...autodiff.elsewhere import on_host
+from ...autodiff.tensor import Node
 from ...errors import EngineError
 from ...stepgraph import interpret
 from ...stepgraph.graph import StepGraph

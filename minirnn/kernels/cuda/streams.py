@@ -40,7 +40,12 @@ def _known(stream: Any) -> Any:
     if isinstance(handle, bool) or not isinstance(handle, int):
         expected = "a stream of CuPy, torch or Numba, or its number"
         raise ArgumentError("cuda stream", got=repr(stream), expected=expected)
-    return current_device().stream(handle)
+    device = current_device()
+    key = (id(device), handle)
+    if key not in _made:  # one object for each stream, which is what it is known by
+        _made[key] = device.stream(handle)
+    return _made[key]
 
 
+_made: dict[tuple[int, int], Any] = {}
 _HANDLES = ("cuda_stream", "ptr")  # torch's and CuPy's names
