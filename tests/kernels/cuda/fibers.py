@@ -60,6 +60,8 @@ class State(IntEnum):
     WRITTEN = 23
     SHARED_READ = 24
     SHARED_WRITTEN = 25
+    GRID_SITE = 26  # the number of the barrier of the grid that comes next
+    WITHOUT = 27  # the number of the barrier that threads pass by, as if it were not there
 
 
 class Reason(IntEnum):
@@ -190,6 +192,18 @@ define void @suspend(i64 %reason, i64 %site) noinline {
   ret void
 }
 
+; A barrier.
+define void @barrier(i64 %reason, i64 %site) {
+  %without = load i64, ptr WITHOUT
+  %pass = icmp eq i64 %site, %without
+  br i1 %pass, label %go, label %stop
+stop:
+  call void @suspend(i64 %reason, i64 %site)
+  ret void
+go:
+  ret void
+}
+
 ; Where a fiber begins.
 define void @begin() {
   %entry = load ptr, ptr ENTRY
@@ -258,7 +272,7 @@ class Native:
         self._engine.finalize_object()
         address = self._engine.get_function_address
         self.begin = address("begin")
-        self.suspend = f"inttoptr (i64 {address('suspend')} to ptr)"
+        self.barrier = f"inttoptr (i64 {address('barrier')} to ptr)"
         self.checked = f"inttoptr (i64 {address('checked')} to ptr)"
         words = [ctypes.c_int64] * 4
         self.resume = ctypes.CFUNCTYPE(ctypes.c_int64, *words)(address("resume"))

@@ -81,12 +81,19 @@ class HostKernel:
         self._code: dict[int, HostCode] = {}
 
     def run(
-        self, grid: int | tuple[int, int], threads: int, *arguments: Any, shared: int = 0, seed: int = 0
+        self,
+        grid: int | tuple[int, int],
+        threads: int,
+        *arguments: Any,
+        shared: int = 0,
+        seed: int = 0,
+        without: int = 0,
     ) -> dict[str, int]:
         """Launch it with blocks in x and y; returns how many barriers and bytes that took.
 
         arguments: integers and HostBuffers; NumPy arrays stand for buffers that are copied in and out.
-        seed: the order of threads and blocks; 0 is the natural one.
+        seed: the order of threads and blocks; 0 is the natural one.  without: the number of a barrier that is left
+        out, counted from 1 in the order of the text.
         """
         buffers = [HostBuffer(a.shape, a.dtype, written=True) if isinstance(a, np.ndarray) else a for a in arguments]
         for argument, buffer in zip(arguments, buffers):
@@ -94,6 +101,7 @@ class HostKernel:
                 buffer.array[...] = argument
         grid = (grid, 1) if isinstance(grid, int) else grid
         launch = _Launch(self, self._code_for(shared), grid, threads, buffers, seed)
+        state[State.WITHOUT] = without
         try:
             launch.run()
         finally:
@@ -105,6 +113,10 @@ class HostKernel:
     def shared_bytes(self, dynamic: int = 0) -> int:
         """Bytes of shared memory that a block has, with those that a launch adds."""
         return sum(size for _, _, size, _ in self._code_for(dynamic).shared)
+
+    def barriers(self, shared: int = 0) -> int:
+        """How many barriers there are in its text and in the functions that it calls."""
+        return self._code_for(shared).barriers
 
     def _code_for(self, shared: int) -> HostCode:
         if shared not in self._code:
@@ -123,7 +135,7 @@ class HostDevice:
     """The device that kernels run on when there is none; `minirnn.kernels.cuda.device.Device` says what it can do.
 
     seed: the order of threads and blocks.  blocks: how many blocks of a cooperative grid it holds at once.
-    `launched` counts the launches of each kernel by its name.
+    `launched` counts the launches of each kernel by its name; `without` names the barrier that is left out of one.
     """
 
     name = "the host in place of a device"
@@ -132,6 +144,7 @@ class HostDevice:
         self.seed, self.blocks = seed, blocks
         self.limits = limits or Limits(multiprocessors=blocks)
         self.launched: dict[str, int] = {}
+        self.without: dict[str, int] = {}
 
     # memory
     def empty(self, size: int, dtype: Any) -> HostBuffer:
@@ -187,7 +200,8 @@ class HostDevice:
         if 0 in blocks:
             raise KernelError(f"{name} is launched with {blocks} blocks")
         self.launched[name] = self.launched.get(name, 0) + 1
-        kernel.run(blocks, launch.threads, *arguments, shared=launch.shared, seed=self.seed)
+        without = self.without.get(name, 0)
+        kernel.run(blocks, launch.threads, *arguments, shared=launch.shared, seed=self.seed, without=without)
 
     def stream(self, handle: int) -> Any:
         return handle

@@ -34,7 +34,7 @@ class HostCode(NamedTuple):
     arguments: int  # address of its arguments, each 64 bits
     shared: list[tuple[str, int, int, int]]  # static and dynamic shared memory: name, address, bytes, element's bytes
     constants: list[tuple[int, int]]  # address and bytes of the module's constant tables
-    barriers: int
+    barriers: int  # of blocks and of the grid, as numbered in the order of the text
     engine: Any  # owns the code
 
 
@@ -46,14 +46,13 @@ def host_code(compiled: Compiled, dynamic_shared: int = 0) -> HostCode:
     whole, *others = modules
     for module in others:
         whole.link_in(module)
-    function = whole.get_function(compiled.symbol)
-    whole.link_in(llvm.parse_assembly(_surroundings(function, dynamic_shared)))
+    whole.link_in(llvm.parse_assembly(_surroundings(compiled, dynamic_shared)))
     for each in whole.functions:
         if not each.is_declaration and each.name not in ("host.entry",):
             each.linkage = "internal"
     whole.verify()
     machine = native().machine()
-    tuning = llvm.create_pipeline_tuning_options(speed_level=2)
+    tuning = llvm.create_pipeline_tuning_options(speed_level=1)
     tuning.loop_vectorization = tuning.slp_vectorization = False
     tuning.loop_unrolling = False
     builder = llvm.create_pass_builder(machine, tuning)
@@ -106,9 +105,12 @@ def _retargeted(text: str, shared: dict[str, tuple[int, int]], dynamic_shared: i
 
     def numbered(match: re.Match[str]) -> str:
         count[0] += 1
-        return f'call void @"host.barrier"(i64 {count[0]})'
+        if match["block"]:
+            return f'call void @"host.barrier"(i64 {count[0]})'
+        return f"  store i64 {count[0]}, ptr {pointer_to(State.GRID_SITE)}\n{match[0]}"
 
-    text = re.sub(r'call void @"?llvm\.nvvm\.barrier0"?\(\)', numbered, text)
+    barrier = r'(?P<block>call void @"?llvm\.nvvm\.barrier0"?\(\))|^  \S+ = call i32 @"\w*grid_group_sync\w*"\(.*$'
+    text = re.sub(barrier, numbered, text, flags=re.M)
     text = re.sub(r'^declare void @"?llvm\.nvvm\.barrier0"?\(\)', 'declare void @"host.barrier"(i64)', text, flags=re.M)
     text = re.sub(r"llvm\.nvvm\.read\.ptx\.sreg\.", "host.register.", text)
     text = re.sub(r"__nv_(\w+?)(f?)\b(?=\"?\()", _exact_function, text)
@@ -135,7 +137,7 @@ def _size(kind: str) -> int:
     raise NotImplementedError(f"a kernel has {kind} in memory, whose size the host executor does not know")
 
 
-def _surroundings(function: Any, dynamic_shared: int) -> str:
+def _surroundings(compiled: Compiled, dynamic_shared: int) -> str:
     """What a kernel calls, and an entry that takes its arguments from memory."""
     native_code = native()
     lines = []
@@ -151,17 +153,22 @@ def _surroundings(function: Any, dynamic_shared: int) -> str:
         lines += [f"  %r = trunc i64 {value} to i32", "  ret i32 %r", "}"]
     lines += [
         'define void @"host.barrier"(i64 %site) alwaysinline {',
-        f"  call void {native_code.suspend}(i64 {int(Reason.BLOCK_BARRIER)}, i64 %site)", "  ret void", "}",
+        f"  call void {native_code.barrier}(i64 {int(Reason.BLOCK_BARRIER)}, i64 %site)", "  ret void", "}",
         'define i32 @"host.dynamic"() alwaysinline {', f"  ret i32 {dynamic_shared}", "}",
         "define i64 @cudaCGGetIntrinsicHandle(i32 %scope) alwaysinline {", "  ret i64 1", "}",
         "define i32 @cudaCGSynchronize(i64 %group, i32 %flags) alwaysinline {",
-        f"  call void {native_code.suspend}(i64 {int(Reason.GRID_BARRIER)}, i64 0)", "  ret i32 0", "}",
+        f"  %site = load i64, ptr {pointer_to(State.GRID_SITE)}",
+        f"  call void {native_code.barrier}(i64 {int(Reason.GRID_BARRIER)}, i64 %site)", "  ret i32 0", "}",
     ]  # fmt: skip
-    kinds = [str(argument.type) for argument in function.arguments]
-    kinds = ["ptr" if kind.endswith("*") else kind for kind in kinds]
-    if unknown := set(kinds) - {"i64", "ptr"}:
-        raise NotImplementedError(f"a kernel has arguments of LLVM type {unknown}: int64 and arrays are known")
-    name = f'@"{function.name}"'
+    kinds: list[str] = []
+    for kind in compiled.argument_types:
+        if str(kind) == "int64":
+            kinds.append("i64")
+        elif hasattr(kind, "ndim"):  # owner, parent, size, bytes of an element, data, shape, strides
+            kinds += ["ptr", "ptr", "i64", "i64", "ptr", *["i64"] * (2 * kind.ndim)]
+        else:
+            raise NotImplementedError(f"a kernel has an argument of type {kind}: int64 and arrays are known")
+    name = f'@"{compiled.symbol}"'
     lines.append(f"declare void {name}({', '.join(kinds)})")
     lines.append(f'@"host.arguments" = global [{max(1, len(kinds))} x i64] zeroinitializer')
     lines.append('define void @"host.entry"() {')

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -128,7 +130,7 @@ _UNWRITTEN = ("    else:\n        shared[thread] = float32(0)\n", "")
         (_BLOCK, r"shared memory \S+ \(.*(no barrier is between them|which nothing has written)"),
         (_GRID, r"of block \d and thread \d+ of block \d access out\[\d+\] .*no barrier is between them"),
         (_SECOND_GRID, r"of block \d and thread \d+ of block \d access out\[\d+\] .*no barrier is between them"),
-        (_NOT_ALL, r"the threads of block \d part: 31 wait at barrier 2, 17 wait for the grid"),
+        (_NOT_ALL, r"the threads of block \d part: 31 wait at barrier 3, 17 wait for the grid"),
         (_TWO_LINES, r"the threads of block \d part: 31 wait at barrier 1, 17 wait at barrier 2"),
         (_ENDED, r"waits for ever: 1 of 3 blocks have ended"),
         (_WRITE, r"thread \d+ of block 2 accesses memory out of bounds, next to out\[1\d\d\] \(float32, 137 elements"),
@@ -142,6 +144,19 @@ _UNWRITTEN = ("    else:\n        shared[thread] = float32(0)\n", "")
 def test_a_wrong_kernel_is_refused(change, said, seed):
     with pytest.raises(KernelError, match=said):
         run(kernel(change), THREADS * BLOCKS - 7, seed)
+
+
+@pytest.mark.parametrize(
+    ("barrier", "change"), [(1, _BLOCK), (2, _GRID), (3, _SECOND_GRID)], ids=["block", "grid", "second"]
+)
+def test_a_barrier_left_out_is_as_one_that_is_not_in_the_text(barrier, change):
+    said = []
+    for wrong, without in ((kernel(change), 0), (kernel(), barrier)):
+        out = np.zeros(THREADS * BLOCKS, np.float32)
+        with pytest.raises(KernelError) as found:
+            wrong.run(BLOCKS, THREADS, out.size, out.copy(), out, without=without)
+        said.append(re.sub(r"_cudapy_smem_\d+", "", str(found.value)))
+    assert kernel().barriers() == 3 and said[0] == said[1]
 
 
 def test_memory_that_nothing_has_written_may_not_be_read():
