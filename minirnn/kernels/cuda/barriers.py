@@ -9,11 +9,12 @@ a block of time never meets itself again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..lower import Lowering
-from ..program import ZERO, Affine, Chain, Fill, Gather, Let, Load, Move, Nest, Product, Reduce, Window, Write
+from ..program import Buffer, Chain, Fill, Gather, Let, Load, Move, Nest, Product, Reduce, Window, Write
 
 NONE, BLOCK, GRID = 0, 1, 2  # the strength of a barrier
 _STEPS = 4  # of the loop that are looked at: more than carries have places, and once around
@@ -79,10 +80,21 @@ def region_of(load: Load | Write) -> Region | None:
     return Region(buffer, turn, clocked, tuple(sorted(rest, key=str)))
 
 
-def accesses_of(statement: Any) -> list[Access]:
-    """What a statement reads and writes of the memory that threads share."""
+Inside = Callable[[Any, "Load | Write"], bool]
+
+
+def always(statement: Any, load: Load | Write) -> bool:
+    """Where blocks share nothing."""
+    return True
+
+
+def accesses_of(statement: Any, inside: Inside = always) -> list[Access]:
+    """What a statement reads and writes of the memory that threads share.
+
+    inside: whether the blocks that share out the statement touch different elements of what it reads or writes.
+    """
     if isinstance(statement, Nest):
-        return _accesses_of_nest(statement)
+        return _accesses_of_nest(statement, inside)
     if isinstance(statement, Product):
         reads, writes, again = [statement.a], [statement.out], False
     elif isinstance(statement, Chain):
@@ -100,29 +112,33 @@ def accesses_of(statement: Any) -> list[Access]:
     else:
         assert isinstance(statement, Move)
         reads, writes, again = [statement.source], [statement.target], False
-    return _accesses(statement, reads, writes, again)
+    return _accesses(statement, reads, writes, again, inside)
 
 
-def _accesses(statement: Any, reads: list[Load], writes: list[Load], again: bool) -> list[Access]:
+def _accesses(
+    statement: Any, reads: list[Load], writes: list[Load], again: bool, inside: Inside
+) -> list[Access]:
     made = []
     for load in [*reads, *writes]:
         region = region_of(load)
         if region is not None:
             owner = ("statement", id(statement), region.rest)
             is_written = any(load is w for w in writes)
-            made.append(Access(region.buffer, is_written, owner, region.turn, region.clocked, True, again))
+            alone = inside(statement, load)
+            made.append(Access(region.buffer, is_written, owner, region.turn, region.clocked, alone, again))
     return made
 
 
-def _accesses_of_nest(nest: Nest) -> list[Access]:
+def _accesses_of_nest(nest: Nest, inside: Inside) -> list[Access]:
     made = []
     for part in nest.body:
         load = part if isinstance(part, Write) else part.expression if isinstance(part, Let) else None
         region = region_of(load) if isinstance(load, Load | Write) else None
-        if region is not None:
+        if region is not None and load is not None:
             # Threads share out the index space of a nest in one way, so that equal spaces mean equal threads.
             owner = ("nest", tuple(size.key for size in nest.space), region.rest)
-            made.append(Access(region.buffer, isinstance(part, Write), owner, region.turn, region.clocked))
+            alone = inside(nest, load)
+            made.append(Access(region.buffer, isinstance(part, Write), owner, region.turn, region.clocked, alone))
     return made
 
 
@@ -202,24 +218,11 @@ def _best(phases: list[Phase], order: list[tuple[int, int]], first: int, second:
     return (outside or places)[-1]
 
 
-def without_time(offset: Affine) -> Affine:
-    """An offset at the first step of a block."""
-    return Affine(tuple(t for t in offset.terms if t[0] != "s"), offset.constants)
+def read_by_others(lowering: Lowering, statements: list[Any], inside: Inside) -> list[Buffer]:
+    """Buffers of one step that blocks read from each other.
 
-
-def alternating(lowering: Lowering, phases: list[Phase]) -> set[str]:
-    """Buffers of one step that blocks read from each other: in two places by turns, they need no second barrier."""
+    In two places by turns they need no second barrier, before the next step writes them.
+    """
     carries = {now[: -len("_now")] for now, _ in lowering.swaps}
-    over_time = {b.name for b in lowering.buffers if b.over_time}
-    return {
-        a.buffer
-        for phase in phases
-        for a in phase.accesses
-        if not a.inside and a.buffer not in carries and a.buffer not in over_time
-    }
-
-
-__all__ = [
-    "BLOCK", "GRID", "NONE", "ZERO", "Access", "Phase", "accesses_of", "alternating", "needed", "region_of",
-    "without_time",
-]  # fmt: skip
+    found = {a.buffer for each in statements for a in accesses_of(each, inside) if not a.inside}
+    return [b for b in lowering.buffers if b.name in found and b.name not in carries and not b.over_time]

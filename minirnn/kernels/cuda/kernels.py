@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable
@@ -9,9 +10,11 @@ from typing import Any
 
 from .. import emit as cpu
 from ..lower import DTYPES, Lowering
-from ..program import ONE, Coefficient, Product, Size
+from ..program import ONE, Buffer, Coefficient, Product, Size
 from ..timesums import TimeSum
 from .emit import print_statement
+from .barriers import read_by_others
+from .onchip import Held, OnChip
 from .owners import Owners
 from .parts import Part, parts_of, print_parts
 from .text import CudaText
@@ -58,6 +61,36 @@ class Printer:
         text.lines = [*notes, "@cuda.jit", head, *text.lines, *body]
         self.kernels[name] = "\n".join([*_imports(text.lines), "", "", *text.lines]) + "\n"
         self.texts[name] = text
+
+    def buffers(self) -> list[Buffer]:
+        """The parts of the scratch memory that the kernels take to be there."""
+        twice = {key[1] for text in self.texts.values() for key in text.by_turns}
+        return [dataclasses.replace(b, slots=2) if b.name in twice else b for b in self.lowering.buffers]
+
+    # the loop ----------------------------------------------------------------------------------------
+    def whole_loop(self, name: str, owners: Owners, held: list[Held]) -> None:
+        """All steps of a block of time, with the constant operands of some products in registers."""
+        text = self.text(owners)
+        inside = owners.is_inside
+        chip = OnChip(text, held)
+        loop = self.lowering.sections["loop"]
+        for buffer in read_by_others(self.lowering, loop, inside):
+            text.take_turns(buffer)
+        chip.open()
+        text.line("for s in range(first, first + steps):")
+        text.depth += 1
+        open_step(text)
+        parts: list[Part] = []
+        for k, statement in enumerate(loop):
+            if id(statement) in chip.held:
+                parts += chip.parts(statement, inside, k + 1)
+            else:
+                parts += parts_of(text, [statement], inside)
+        turning = {key[1] for key in text.by_turns}
+        for part in parts:  # of a buffer with two places, a step has the one of its turn
+            part.phase.accesses = [a._replace(turn=0) if a.buffer in turning else a for a in part.phase.accesses]
+        print_parts(text, parts, True)
+        self.add(name, text)
 
     # kernels that every schedule has -------------------------------------------------------------
     def moves(self, name: str, to_start: bool) -> None:
@@ -129,8 +162,8 @@ def open_step(text: CudaText) -> None:
     text.line("t = begin + (done + s) * direction")
     text.line("turn = (done + s) & 1")
     open_places(text)
-    for variable, (first, second) in text.by_turns.items():
-        text.line(f"{variable} = {text.size(second)} if turn else {text.size(first)}")
+    for variable, even, odd in text.by_turns.values():
+        text.line(f"{variable} = {text.size(odd)} if turn else {text.size(even)}")
 
 
 def value_of(coefficient: Coefficient, rows: int = 1) -> int:

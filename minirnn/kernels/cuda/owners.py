@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
-from ..program import ROWS_KEY, Coefficient
+from ..program import ROWS_KEY, Coefficient, Load, Product, Write
 
 if TYPE_CHECKING:
     from .text import CudaText
@@ -43,6 +44,11 @@ class Owners:
             text.line("row_first, row_end, own_rows = 0, rows, rows")
 
 
+    def is_inside(self, statement: Any, load: Load | Write) -> bool:
+        """Whether blocks touch different elements of what a statement reads or writes."""
+        return True
+
+
 class TiledRows(Owners):
     """The same for kernels that are made for the sizes of one graph."""
 
@@ -68,6 +74,19 @@ class Units(Owners):
             return "{0}"
         return self.column("{0}", self._times(count))
 
+    def is_inside(self, statement: Any, load: Load | Write) -> bool:
+        """Whether the element of each index is of the same unit as the index: what a block touches is its own."""
+        if isinstance(statement, Product):
+            if load is statement.a:
+                return False
+            paces, column = [statement.out_row], ()
+        else:
+            last = f"i{len(statement.space) - 1}"
+            column = load.offset.stride_of(last)
+            paces = [c for variable, c in load.offset.terms if variable not in ("s", last) and not _is_base(variable)]
+        rest = [c for c in load.offset.constants if not (len(c) == 1 and c[0].key[0] == "at")]
+        return column == () and all(self._value(c) % self.size == 0 for c in [*paces, *rest])
+
     def column(self, number: str, times: int) -> str:
         """The column whose number among the block's own is given, of `times` as many columns as units."""
         if times == 1:
@@ -75,10 +94,10 @@ class Units(Owners):
         return f"({number}) // {self._units()} * {self.size} + unit_first + ({number}) % {self._units()}"
 
     def _times(self, count: Coefficient) -> int:
-        value = 1
-        for size in count:
-            value *= size.value
-        return value // self.size
+        return self._value(count) // self.size
+
+    def _value(self, count: Coefficient) -> int:
+        return math.prod(size.value for size in count)
 
     def _units(self) -> str:
         return str(self.each) if self.size % self.each == 0 else "units"
@@ -95,3 +114,8 @@ class Units(Owners):
             text.line(f"units = min({self.each}, {self.size} - unit_first)")
         text.line("row_first, row_end, own_rows = 0, rows, rows")
         text.line("grid = cuda.cg.this_grid()")
+
+
+def _is_base(variable: str) -> bool:
+    """Whether a variable says where a carry's place begins."""
+    return variable.endswith(("_at_now", "_at_next"))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from ..program import Nest
-from .barriers import GRID, Phase, accesses_of, needed
+from .barriers import GRID, Inside, Phase, accesses_of, always, needed
 from .emit import print_statement
 from .text import CudaText
 
@@ -18,12 +18,12 @@ class Part(NamedTuple):
     show: Callable[[], None]
 
 
-def parts_of(text: CudaText, statements: Iterable[Any]) -> list[Part]:
+def parts_of(text: CudaText, statements: Iterable[Any], inside: Inside = always) -> list[Part]:
     """One part a statement, which the threads of a block share out."""
     found = []
     for statement in statements:
         if not isinstance(statement, Nest) or statement.body:
-            phase = Phase(accesses_of(statement))
+            phase = Phase(accesses_of(statement, inside))
             found.append(Part(phase, lambda each=statement: print_statement(text, each)))  # type: ignore[misc]
     return found
 

@@ -14,12 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ...errors import ArgumentError, EngineError
 from ..lower import Lowering
 from ..program import Buffer, Product, Size
 from ..shares import can_share
 from .device import Limits
+from .fit import Fit, fit_block, fit_grid
 from .kernels import Printer, open_step, value_of
-from .owners import Owners
+from .owners import Owners, TiledRows
 from .parts import parts_of, print_parts
 from .tiles import TILE, TILE_THREADS
 
@@ -55,8 +57,53 @@ class Plan(NamedTuple):
 def plan(
     lowering: Lowering, limits: Limits | None = None, schedule: str | None = None, explained: bool = False
 ) -> Plan:
-    """The kernels of a loop program and how to launch them."""
-    return _step_plan(lowering, limits or Limits(), explained)
+    """The kernels of a loop program and how to launch them.
+
+    schedule: one of SCHEDULES, EngineError if the program or the device does not fit it; None for the first
+    that fits.  explained: with the user's names and lines, for people.
+    """
+    limits = limits or Limits()
+    if schedule not in (None, *SCHEDULES):
+        raise ArgumentError("schedule", got=repr(schedule), expected=", ".join(map(repr, SCHEDULES)))
+    for name, fit, make in (("block", fit_block, _block_plan), ("grid", fit_grid, _grid_plan)):
+        if schedule in (None, name):
+            fitted = fit(lowering, limits)
+            if isinstance(fitted, Fit):
+                return make(lowering, limits, fitted, explained)
+            if schedule == name:
+                raise EngineError(
+                    f'engine "cuda": a step does not fit the schedule "{name}"',
+                    got=fitted.got, expected=fitted.expected, fix='the schedule "step", or none: the first that fits is taken',
+                )  # fmt: skip
+    return _step_plan(lowering, limits, explained)
+
+
+# the whole loop in one launch --------------------------------------------------------------------
+def _block_plan(lowering: Lowering, limits: Limits, fit: Fit, explained: bool) -> Plan:
+    owners = TiledRows(can_share(lowering))
+    printer = Printer(lowering, owners, explained)
+    launches = _around(printer, limits)
+    if lowering.sections["loop"]:
+        printer.whole_loop("loop", owners, fit.held)
+        threads = max([h.threads for h in fit.held], default=_threads(lowering, "loop"))
+        blocks = _row_blocks(owners, limits)
+        launches["loop"] = [Launch("loop", "once", _whole_warps(threads), lambda rows, _: (blocks(rows), 1))]
+    return _finished("block", printer, launches)
+
+
+def _grid_plan(lowering: Lowering, limits: Limits, fit: Fit, explained: bool) -> Plan:
+    assert fit.units is not None
+    printer = Printer(lowering, Owners(can_share(lowering)), explained)
+    launches = _around(printer, limits)
+    printer.whole_loop("loop", fit.units, fit.held)
+    threads = _whole_warps(max(h.threads for h in fit.held))
+    count = -(-fit.units.size // fit.units.each)
+    launches["loop"] = [Launch("loop", "once", threads, lambda rows, _: (count, 1), cooperative=True)]
+    return _finished("grid", printer, launches)
+
+
+def _whole_warps(threads: int) -> int:
+    return -(-threads // _WARP) * _WARP
 
 
 # one launch a step -------------------------------------------------------------------------------
@@ -77,7 +124,7 @@ def _step_plan(lowering: Lowering, limits: Limits, explained: bool) -> Plan:
 
 def _finished(schedule: str, printer: Printer, launches: dict[str, list[Launch]]) -> Plan:
     order = [launch for part in ("begin", "before", "loop", "after", "end") for launch in launches.get(part, [])]
-    return Plan(schedule, printer.kernels, order, list(printer.sizes.values()), list(printer.lowering.buffers))
+    return Plan(schedule, printer.kernels, order, list(printer.sizes.values()), printer.buffers())
 
 
 def _around(printer: Printer, limits: Limits) -> dict[str, list[Launch]]:

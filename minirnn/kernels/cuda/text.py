@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import text as cpu
 from ..lower import Lowering
-from ..program import ONE, ROWS_KEY, Call, Coefficient, Load, Size
+from ..program import ONE, ROWS_KEY, Buffer, Call, Coefficient, Load, Size
 from .owners import Owners
 
 # Maps that are written in another way than for the cpu: on scalars, numbers have to say their dtype.
@@ -21,8 +21,8 @@ MAPS = {
 # Integers of Numba grow to 64 bits, and booleans to integers.
 _GROWING = frozenset("add subtract multiply negative abs sign maximum minimum clip relu".split())
 RESERVED = cpu.RESERVED | frozenset(
-    "thread threads tile tiles row_first row_end own_rows unit_first units turn p q row column group weights staged "
-    "parts shared grid cuda types chosen hold chain chain_aligned negative logical_not tile_count tiled_product "
+    "thread threads tile tiles row_first row_end row_at own_rows some place count unit_first units turn p q row column group weights staged "
+    "parts shared grid cuda types chosen hold chain chain_aligned negative staged_float32 staged_float64 parts_float32 parts_float64 logical_not tile_count tiled_product "
     "product_element chain_element sum_of_blocks".split()
 )
 
@@ -36,11 +36,14 @@ class CudaText(cpu.Text):
     def __init__(self, lowering: Lowering, owners: Owners, explained: bool) -> None:
         super().__init__(lowering, explained, in_order=True)
         self.owners = owners
-        self.by_turns: dict[str, tuple[Size, Size]] = {}  # places of buffers that have two
+        # Where buffers of one step begin that have two places by turns: by their key, a variable and the places.
+        self.by_turns: dict[Any, tuple[str, Size, Size]] = {}
 
     # integers ----------------------------------------------------------------------------------------
     def size(self, size: Size) -> str:
         """The name of a size, or its value where the kernel is made for it."""
+        if size.key in self.by_turns:
+            return self.by_turns[size.key][0]
         if self.owners.specialised and size not in (ONE,) and _is_fixed(size.key):
             return str(size.value)
         return super().size(size)
@@ -100,6 +103,16 @@ class CudaText(cpu.Text):
                 self.depth += 1
                 opened += 1
         return opened
+
+
+    def take_turns(self, buffer: Buffer) -> None:
+        """Give a buffer two places, one for even steps and one for odd ones."""
+        key = ("at", buffer.name)
+        first, second = (
+            Size((*key, k), 0, f"{buffer.word}_at_{word}") for k, word in enumerate(("first", "second"))
+        )
+        name = self.word(f"{buffer.word}_at") if self.explained else f"{buffer.name}_now"
+        self.by_turns[key] = name, first, second
 
 
 def _factor(text: str) -> str:

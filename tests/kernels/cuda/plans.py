@@ -21,7 +21,7 @@ from .host import HostDevice
 
 def signature(lowering: Lowering) -> str:
     """The types of the arguments of every kernel."""
-    arrays = ["uint8" if a.dtype == bool else str(a.dtype) for a in lowering.arrays.values()]
+    arrays = ["boolean" if a.dtype == bool else str(a.dtype) for a in lowering.arrays.values()]
     return f"void({', '.join(['int64'] * 6 + [f'{kind}[::1]' for kind in ('int64', 'int64', *arrays)])})"
 
 
@@ -78,7 +78,7 @@ class Run:
                 buffers.append(device.empty(work[str(a.dtype)], a.dtype))
             elif a.role in ("y", "stack", "sum", "final"):
                 shape = (length, *source.shape) if a.time else source.shape
-                buffers.append(device.empty(math.prod(shape), np.uint8 if a.dtype == bool else a.dtype))
+                buffers.append(device.empty(math.prod(shape), a.dtype))
                 values.update({("of", a.name, axis): math.prod(shape[axis + 1 :]) for axis in range(min(2, len(shape)))})
             else:
                 value = arrays[keys[a][1]] if a.role == "carry" else given[id(source)] if a.role == "x" else env[id(source)]
@@ -89,7 +89,7 @@ class Run:
                 elif a.time:
                     values.update({("of", a.name, axis): math.prod(value.shape[axis + 1 :]) for axis in range(2)})
                 value = np.ascontiguousarray(value)
-                buffers.append(device.to_device(value.view(np.uint8) if a.dtype == bool else value))
+                buffers.append(device.to_device(value))
         sizes = np.array([values.get(size.key, size.value) for size in self.plan.sizes], np.int64)
         status = device.to_device(np.zeros(2, np.int64))
         begin, direction = (length - 1, -1) if reverse else (0, 1)

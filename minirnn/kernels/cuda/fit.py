@@ -1,0 +1,102 @@
+"""Whether a loop program fits a schedule that keeps weights on the chip, and how it is shared out there."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ..lower import Lowering
+from ..program import ONE, ROWS_KEY, Coefficient, Nest, Product
+from .device import Limits
+from .onchip import Held, can_be_held, shared_out
+from .owners import Units
+
+
+class Fit(NamedTuple):
+    """How a loop's products are held, and the units of a block if blocks share them out."""
+
+    held: list[Held]
+    units: Units | None = None
+
+
+class Misfit(NamedTuple):
+    """Why a program does not fit: what there is, and what there may be."""
+
+    got: str
+    expected: str
+
+
+def fit_block(lowering: Lowering, limits: Limits) -> Fit | Misfit:
+    """How one block holds all products of the loop."""
+    products = [p for p in lowering.sections["loop"] if can_be_held(p)]
+    held = shared_out(products, lambda columns: columns, limits)
+    if held is None:
+        return _too_large(products, limits, 1)
+    return Fit(held) if shared_bytes(held) <= limits.shared_per_block else _too_much_shared(held, limits)
+
+
+def fit_grid(lowering: Lowering, limits: Limits) -> Fit | Misfit:
+    """How the blocks of a grid hold them, each for some of the units."""
+    size = _unit_size(lowering)
+    if isinstance(size, Misfit):
+        return size
+    products = [p for p in lowering.sections["loop"] if isinstance(p, Product)]
+    each = -(-size // limits.multiprocessors)
+    held = shared_out(products, lambda columns: columns // size * each, limits)
+    if held is None:
+        return _too_large(products, limits, -(-size // each))
+    return Fit(held, Units(size, each)) if shared_bytes(held) <= limits.shared_per_block else _too_much_shared(held, limits)
+
+
+def _unit_size(lowering: Lowering) -> int | Misfit:
+    """The number of units, of which every last axis of the loop has a multiple; or what stands against it."""
+    expected = "carries (batch, units), products with one matrix, and maps of values (batch, a multiple of units)"
+    shapes = {t.shape[1] if len(t.shape) == 2 and lowering.rows_first(t) else 0 for t in lowering.graph.carry_in}
+    if len(shapes) != 1 or 0 in shapes:
+        return Misfit("carries " + ", ".join(str(t.shape) for t in lowering.graph.carry_in), expected)
+    (size,) = shapes
+    products = 0
+    for statement in lowering.sections["loop"]:
+        if isinstance(statement, Nest):
+            space = statement.space
+            ok = len(space) == 2 and space[0].key == ROWS_KEY and _is_multiple((space[1],), size)
+        else:
+            ok = can_be_held(statement) and _is_multiple(statement.columns, size)
+            products += ok
+        if not ok:
+            name = type(statement).__name__.lower()
+            return Misfit(f"a {name} of another form in the loop", expected)
+    return size if products else Misfit("no product in the loop", expected)
+
+
+def _is_multiple(count: Coefficient, size: int) -> bool:
+    value = _count(count)
+    return all(s != ONE for s in count) and bool(count) and value % size == 0
+
+
+def _count(coefficient: Coefficient) -> int:
+    value = 1
+    for size in coefficient:
+        value *= size.value
+    return value
+
+
+def shared_bytes(held: list[Held]) -> int:
+    """Shared memory of a block for the rows that are multiplied and the sums of blocks."""
+    total = 0
+    for dtype in {h.dtype for h in held}:
+        same = [h for h in held if h.dtype == dtype]
+        total += (max(h.rows * h.row_size for h in same) + max(h.rows * h.parts_size for h in same)) * dtype.itemsize
+    return total
+
+
+def _too_large(products: list[Any], limits: Limits, blocks: int) -> Misfit:
+    weights = sum(_count(p.columns) * _count(p.inner) * p.out.array.dtype.itemsize for p in products) // blocks
+    room = limits.registers_per_block * 4
+    return Misfit(
+        f"weights of {weights:,} bytes a block, in whole blocks of 64 x columns",
+        f"what {limits.threads_per_block} threads can hold beside their work in {room:,} bytes of registers",
+    )
+
+
+def _too_much_shared(held: list[Held], limits: Limits) -> Misfit:
+    return Misfit(f"{shared_bytes(held):,} bytes of shared memory", f"{limits.shared_per_block:,} bytes at most")

@@ -1,0 +1,291 @@
+"""Products of the loop whose constant operand stays in registers over all steps.
+
+A thread has one column of it and some blocks of 64 contracted indices.  In each step the rows that are
+multiplied go through shared memory, some at a time: `stage` brings them there, every thread runs the chains
+of its blocks, and the sums of the blocks are added in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..program import ROWS_KEY, Product, along
+from .barriers import Access, Phase, accesses_of
+from .device import Limits
+from .owners import Units
+from .parts import Part
+from .text import CudaText
+
+BLOCK = 64  # contracted indices of one chain
+_APART = 16  # bytes between staged blocks, so that threads at different blocks read different banks
+_MOST_ROWS = 8  # that are staged at a time
+_STAGED_BYTES = 40 * 1024
+# Registers of a thread besides the weights: indices, and what elementary functions need.
+_OTHER_REGISTERS = {4: 56, 8: 88}
+_WARP = 32
+
+
+@dataclass(frozen=True)
+class Held:
+    """How one product is shared out to the threads of a block.
+
+    columns: how many of its columns a block has; groups: threads a column; each: blocks of 64 that a thread
+    has; blocks: how many there are in all.
+    """
+
+    product: Product
+    columns: int
+    all_columns: int
+    inner: int
+    each: int
+    dtype: np.dtype[Any]
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of contracted indices."""
+        return -(-self.inner // BLOCK)
+
+    @property
+    def groups(self) -> int:
+        """Threads that share a column."""
+        return -(-self.blocks // self.each)
+
+    @property
+    def threads(self) -> int:
+        """Threads that have weights."""
+        return self.columns * self.groups
+
+    @property
+    def depth(self) -> int:
+        """Weights of a thread."""
+        return self.inner if self.groups == 1 else self.each * BLOCK
+
+    @property
+    def registers(self) -> int:
+        """Registers for them."""
+        return self.depth * self.dtype.itemsize // 4
+
+    @property
+    def pace(self) -> int:
+        """Elements from one staged block to the next."""
+        return BLOCK + _APART // self.dtype.itemsize
+
+    @property
+    def row_size(self) -> int:
+        """Elements of a staged row."""
+        return self.pace * self.each * self.groups
+
+    @property
+    def parts_size(self) -> int:
+        """Sums of blocks of a row; 0 if a thread adds them itself."""
+        return 0 if self.groups == 1 else self.each * self.groups * self.columns
+
+    @property
+    def rows(self) -> int:
+        """Rows that are staged at a time."""
+        bytes_of_row = (self.row_size + self.parts_size) * self.dtype.itemsize
+        return min(_MOST_ROWS, _STAGED_BYTES // bytes_of_row)
+
+
+def can_be_held(statement: Any) -> bool:
+    """Whether a statement is a product of the rows with one matrix."""
+    return (
+        isinstance(statement, Product) and not statement.loops and not statement.panels.offset.terms
+        and len(statement.rows) == 1 and statement.rows[0].key == ROWS_KEY
+    )  # fmt: skip
+
+
+def registers_of(threads: int, limits: Limits) -> int:
+    """How many registers a thread can have in a block of so many threads."""
+    per_warp = limits.registers_per_block // max(1, -(-threads // _WARP)) // _WARP
+    return min(limits.registers_per_thread, per_warp // 8 * 8)
+
+
+def shared_out(products: Sequence[Product], owned: Any, limits: Limits) -> list[Held] | None:
+    """How products fit the threads and registers of a block, as many threads as fit; None if they don't.
+
+    owned: how many of so many columns a block has.
+    """
+    options: list[list[Held]] = []
+    for p in products:
+        columns, inner = _value(p.columns), _value(p.inner)
+        most = -(-inner // BLOCK)
+        whole = Held(p, owned(columns), columns, inner, most, p.out.array.dtype)
+        options.append([Held(p, whole.columns, columns, inner, each, whole.dtype) for each in range(1, most + 1)])
+    for threads in sorted({held.threads for each in options for held in each}, reverse=True):
+        if threads > limits.threads_per_block:
+            continue
+        fitting = [[held for held in each if held.threads <= threads] for each in options]
+        if not all(fitting):
+            return None
+        chosen = [min(each, key=lambda held: held.registers) for each in fitting]
+        used = max(held.threads for held in chosen)
+        if needed_registers(chosen) <= registers_of(used, limits) and all(held.rows for held in chosen):
+            return chosen
+    return None
+
+
+def needed_registers(held: Iterable[Held]) -> int:
+    """Registers of a thread for the weights of some products and for the rest of a kernel."""
+    found = list(held)
+    return sum(h.registers for h in found) + max(_OTHER_REGISTERS[h.dtype.itemsize] for h in found)
+
+
+def _value(coefficient: Any) -> int:
+    return int(np.prod([size.value for size in coefficient], dtype=np.int64))
+
+
+# printing ----------------------------------------------------------------------------------------
+class OnChip:
+    """The products of a kernel that are held, with the shared memory that they use by turns."""
+
+    def __init__(self, text: CudaText, held: list[Held]) -> None:
+        self.text = text
+        self.held = {id(h.product): h for h in held}
+        self.columns: dict[int, str] = {}
+        self.groups: dict[int, str] = {}
+        self.weights: dict[int, str] = {}
+
+    def open(self) -> None:
+        """Make room in shared memory and bring the weights into registers."""
+        text = self.text
+        for dtype in sorted({str(h.dtype) for h in self.held.values()}):
+            same = [h for h in self.held.values() if str(h.dtype) == dtype]
+            text.line(f"staged_{dtype} = cuda.shared.array({max(h.rows * h.row_size for h in same)}, cuda.types.{dtype})")
+            if parts := max(h.rows * h.parts_size for h in same):
+                text.line(f"parts_{dtype} = cuda.shared.array({parts}, cuda.types.{dtype})")
+        for key, h in self.held.items():
+            word = f"_{len(self.weights)}" if self.weights else ""
+            column, group, weights = f"column{word}", f"group{word}", f"weights{word}"
+            self.columns[key], self.groups[key], self.weights[key] = column, group, weights
+            text.line(f"{column}, {group} = thread % {h.columns}, thread // {h.columns}")
+            first = f"{group} * {h.depth * h.all_columns} + " if h.groups > 1 else ""
+            count = f"{h.inner} - {group} * {h.depth}" if h.groups > 1 else str(h.inner)
+            where = f"{first}{self._global(h, column)}"
+            text.line(f"count = {count} if {self._is_working(h, column, group)} else 0")
+            panels = h.product.panels
+            at = text.affine(panels.offset)
+            where = where if at == "0" else f"{at} + {where}"
+            text.line(
+                f"{weights} = hold({text.name(panels.array)}, {where}, {h.all_columns}, count, {h.depth})", h.product.node
+            )
+
+    def _times(self, h: Held) -> int:
+        owners = self.text.owners
+        return h.all_columns // owners.size if isinstance(owners, Units) else 1
+
+    def _global(self, h: Held, column: str) -> str:
+        """The column whose number in the block is given."""
+        owners = self.text.owners
+        if not isinstance(owners, Units):
+            return column
+        if self._times(h) == 1:
+            return f"unit_first + {column}"
+        return f"{column} // {owners.each} * {owners.size} + unit_first + {column} % {owners.each}"
+
+    def _exists(self, h: Held, column: str) -> str:
+        """A condition that a column of the last block exists, or nothing."""
+        owners = self.text.owners
+        if not isinstance(owners, Units) or owners.size % owners.each == 0:
+            return ""
+        return f"{column} % {owners.each} < units" if self._times(h) > 1 else f"{column} < units"
+
+    def _is_working(self, h: Held, column: str, group: str) -> str:
+        exists = self._exists(h, column)
+        return f"{group} < {h.groups}" + (f" and {exists}" if exists else "")
+
+    def parts(self, product: Product, inside: Any, number: int) -> list[Part]:
+        """The phases of a product: staging, chains, and sums if several threads share a column."""
+        text, h = self.text, self.held[id(product)]
+        name = f"staged {h.dtype}"
+        # Owners differ from those of other products, which use the same memory.
+        staged = ("staged", id(product)), ("chains", id(product)), ("added", id(product))
+        reads = [a for a in accesses_of(product, inside) if not a.writes]
+        writes = [a for a in accesses_of(product, inside) if a.writes]
+        found = [
+            Part(Phase([]), lambda: self._open_rows(h)),
+            Part(Phase([*reads, Access(name, True, staged[0], again=True)], number), lambda: self._print_stage(h)),
+        ]
+        chains = [Access(name, False, staged[1])]
+        if h.groups == 1:
+            found.append(Part(Phase([*chains, *writes], number), lambda: self._print_chains(h)))
+        else:
+            parts = f"parts {h.dtype}"
+            chains.append(Access(parts, True, staged[1], again=True))
+            found.append(Part(Phase(chains, number), lambda: self._print_chains(h)))
+            found.append(Part(Phase([Access(parts, False, staged[2]), *writes], number), lambda: self._print_sums(h)))
+        last = found[-1].show
+
+        def closing() -> None:
+            last()
+            text.depth -= 1
+
+        return [*found[:-1], Part(found[-1].phase, closing)]
+
+    def _open_rows(self, h: Held) -> None:
+        self.text.line(f"for row_at in range(row_first, row_end, {h.rows}):", h.product.node)
+        self.text.depth += 1
+        self.text.line(f"some = min({h.rows}, row_end - row_at)")
+
+    def _print_stage(self, h: Held) -> None:
+        text, p = self.text, h.product
+        width = h.inner if h.groups == 1 else h.each * h.groups * BLOCK
+        text.line(f"for p in range(thread, some * {width}, threads):")
+        text.depth += 1
+        text.line(f"row, k = p // {width}, p % {width}")
+        a = p.a.offset.plus(along("row_at").scaled_by(p.a_row)).plus(along("row").scaled_by(p.a_row))
+        value = f"element({text.name(p.a.array)}, {text.affine(a.plus(along('k').scaled_by(p.a_step)))})"
+        to = f"staged_{h.dtype}, row * {h.row_size} + k // {BLOCK} * {h.pace} + k % {BLOCK}"
+        if width > h.inner:  # -0 times a weight of 0 leaves every sum as it is
+            text.line(f"if k < {h.inner}:")
+            text.line(f"    put({to}, {value})")
+            text.line("else:")
+            text.line(f"    put({to}, as_{h.dtype}(-0.0))")
+        else:
+            text.line(f"put({to}, {value})")
+        text.depth -= 1
+
+    def _print_chains(self, h: Held) -> None:
+        text, key = self.text, id(h.product)
+        column, group, weights = self.columns[key], self.groups[key], self.weights[key]
+        text.line(f"if {self._is_working(h, column, group)}:")
+        text.depth += 1
+        text.line("for row in range(some):")
+        text.depth += 1
+        for k in range(h.each):
+            depth = min(BLOCK, h.depth - k * BLOCK)
+            first = f"{group} * {h.each}" if h.groups > 1 else ""
+            block = " + ".join(x for x in (first, str(k) if k else "") if x) or "0"
+            at = f"row * {h.row_size}" + (f" + ({block}) * {h.pace}" if block != "0" else "")
+            made = f"chain_aligned({weights}, {k * BLOCK}, {depth}, staged_{h.dtype}, {at}, 1)"
+            if h.groups > 1:
+                size = h.each * h.groups
+                text.line(f"put(parts_{h.dtype}, (row * {size} + {block}) * {h.columns} + {column}, {made})")
+            else:
+                text.line(f"total = {made}" if k == 0 else f"total = total + {made}")
+        if h.groups == 1:
+            self._print_put(h, self._global(h, column), "total")
+        text.depth -= 2
+
+    def _print_put(self, h: Held, column: str, value: str) -> None:
+        text, p = self.text, h.product
+        out = p.out.offset.plus(along("row_at").scaled_by(p.out_row)).plus(along("row").scaled_by(p.out_row))
+        text.line(f"put({text.name(p.out.array)}, {text.affine(out)} + {column}, {value})")
+
+    def _print_sums(self, h: Held) -> None:
+        text = self.text
+        size = h.each * h.groups
+        text.line(f"for p in range(thread, some * {h.columns}, threads):")
+        text.depth += 1
+        text.line(f"row, place = p // {h.columns}, p % {h.columns}")
+        exists = self._exists(h, "place")
+        if exists:
+            text.line(f"if {exists}:")
+            text.depth += 1
+        at = f"row * {size * h.columns} + place"
+        self._print_put(h, self._global(h, "place"), f"sum_of_blocks(parts_{h.dtype}, {at}, {h.columns}, {h.blocks})")
+        text.depth -= 2 if exists else 1
