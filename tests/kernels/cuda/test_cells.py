@@ -1,0 +1,156 @@
+"""Whole layers on the cuda engine, with kernels executed on the host: the cpu engine's bits, forward and backward."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import minirnn as mr
+from minirnn import config
+from minirnn.kernels.cuda import device
+from minirnn.kernels.cuda.schedule import SCHEDULES
+from minirnn.layers import GRU, LSTM, SimpleRNN
+from tests.kernels import engine_cases, step_cases
+from tests.kernels.engine_cases import draw, of_layer, randomized
+from tests.kernels.same_bits_cases import differing
+from tests.stepgraph import agreement
+from tests.stepgraph.random_steps import RandomStep, random_steps
+
+from .host import HostDevice
+
+assert step_cases  # which enters its cases in the list
+DTYPES = ("float32", "float64")
+CELLS: dict[str, tuple[Any, int]] = {
+    "SimpleRNN": (SimpleRNN, 1),
+    "GRU": (GRU, 1),
+    "GRU reset before": (functools.partial(GRU, reset_after=False), 1),
+    "LSTM": (LSTM, 2),
+}
+# Batch, time, features and units: more than a block of a sum and than a warp, none a multiple of anything.
+SIZES = {"small": (3, 5, 2, 4), "ragged": (5, 3, 67, 70)}
+
+
+def run(cell: str, dtype: str, size: str, engine: str) -> dict[str, np.ndarray]:
+    """A layer backwards over time with a mask, initial states and all gradients."""
+    make, count = CELLS[cell]
+    batch, time, features, units = SIZES[size]
+    mask = np.arange(batch * time).reshape(batch, time) % 4 != 1
+    mask[1] = False
+    with mr.engine(engine), mr.default_dtype(dtype):
+        layer = randomized(
+            make(units, return_sequences=True, return_state=True, go_backwards=True), None, None, features
+        )
+        scale = np.asarray(units**-0.5, dtype)
+        layer.set_weights([w * scale for w in layer.get_weights()])
+        states = [draw(batch, units, seed=k) for k in range(count)]
+        found = of_layer(layer, draw(batch, time, features), states, mask=mask)
+        return {label: np.asarray(value) for label, value in found.items()}
+
+
+@functools.cache
+def on_cpu(cell: str, dtype: str, size: str) -> dict[str, np.ndarray]:
+    return run(cell, dtype, size, "cpu")
+
+
+@pytest.fixture
+def host() -> Iterator[HostDevice]:
+    """A device that is not there, whose threads and blocks run in a random order."""
+    with device.using(found := HostDevice(seed=7)):
+        yield found
+
+
+def check(cell: str, schedule: str, size: str, dtype: str, host: HostDevice) -> None:
+    with config.schedule(schedule):
+        made = run(cell, dtype, size, "cuda")
+    assert host.launched and differing(made, on_cpu(cell, dtype, size)) == []
+
+
+BY_DEFAULT = [("SimpleRNN", "float64"), ("GRU", "float32"), ("LSTM", "float32")]
+EVERY = [
+    (cell, size, dtype)
+    for cell in CELLS
+    for size in SIZES
+    for dtype in DTYPES
+    if size == "small" or (cell, dtype) not in BY_DEFAULT
+]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(("cell", "dtype"), BY_DEFAULT)
+def test_layers_have_the_bits_of_the_cpu_engine(cell: str, dtype: str, schedule: str, host: HostDevice) -> None:
+    check(cell, schedule, "ragged", dtype, host)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(("cell", "size", "dtype"), EVERY)
+def test_every_layer_and_size(cell: str, size: str, dtype: str, schedule: str, host: HostDevice) -> None:
+    check(cell, schedule, size, dtype, host)
+
+
+# other steps -------------------------------------------------------------------------------------
+def check_case(name: str, dtype: str) -> None:
+    wanted = engine_cases.evaluate(name, dtype, "cpu")
+    made = engine_cases.evaluate(name, dtype, "cuda")
+    assert differing(made, wanted) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("attention, pair", "float64"), ("choices_in_a_step", "float64"), ("mixed_dtypes", "float32")],
+)
+def test_steps_of_other_kinds(name: str, dtype: str, host: HostDevice) -> None:
+    check_case(name, dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", engine_cases.CASES)
+def test_every_case_of_the_cpu_engine(name: str, dtype: str, host: HostDevice) -> None:
+    check_case(name, dtype)
+
+
+def check_drawn(drawn: RandomStep, seed: int, **options: Any) -> None:
+    wanted = agreement.results(drawn, engine="cpu", **options)
+    with device.using(HostDevice(seed=seed)):
+        made = agreement.results(drawn, engine="cuda", **options)
+    assert differing({k: np.asarray(v) for k, v in made.items()}, {k: np.asarray(v) for k, v in wanted.items()}) == []
+
+
+@pytest.mark.slow
+@settings(max_examples=40, deadline=None)
+@given(random_steps(), st.booleans(), st.integers(0, 9))
+def test_random_steps(drawn: RandomStep, reverse: bool, seed: int) -> None:
+    check_drawn(drawn, seed, reverse=reverse)
+
+
+@pytest.mark.slow
+@settings(max_examples=20, deadline=None)
+@given(random_steps(masked=True), st.integers(0, 9))
+def test_random_steps_with_masks(drawn: RandomStep, seed: int) -> None:
+    mask = np.random.default_rng(seed).random((drawn.length, drawn.batch)) < 0.7
+    check_drawn(drawn, seed, mask=mask)
+
+
+# a checker that finds nothing proves nothing ------------------------------------------------------
+class _Slightly(HostDevice):
+    """Its tanh is one in the last place too large."""
+
+    def compile(self, text: str, name: str, signature: str, threads: int) -> Any:
+        changed = re.sub(r"= (tanh_f32\(\w+\))", r"= \1 * as_float32(1.0000001)", text)
+        if changed != text:
+            changed = "from minirnn.kernels.cuda.library import as_float32\n" + changed
+        return super().compile(changed, name, signature, threads)
+
+
+def test_a_wrong_last_bit_is_found() -> None:
+    with device.using(_Slightly()), config.schedule("step"):
+        made = run("SimpleRNN", "float32", "small", "cuda")
+    assert "result 0" in differing(made, on_cpu("SimpleRNN", "float32", "small"))
