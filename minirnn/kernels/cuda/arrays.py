@@ -226,18 +226,22 @@ def sent(array: Any, device: Device, stream: Any) -> DeviceArray:
     return DeviceArray(Memory(device, buffer, stream), array.shape, array.dtype)
 
 
-# The copies of arrays on the host that never change, by the device and the array's id, as long as the array lives.
-_sent: dict[tuple[int, int], tuple[Any, DeviceArray]] = {}
+# The copies of arrays on the host that never change, as long as those live.
+_sent: dict[tuple[Any, ...], tuple[Any, DeviceArray]] = {}
 
 
 def sent_once(array: np.ndarray, device: Device, stream: Any) -> DeviceArray:
-    """The same for an array that never changes: the copy is kept as long as it lives."""
-    key = (id(device), id(array))
+    """The same for an array that never changes: the copy is kept as long as it lives.
+
+    Another view of all of an array, such as the same axes exchanged once more, is the same array.
+    """
+    owner = array.base if type(array.base) is np.ndarray and array.base.size == array.size else array
+    key = (id(device), id(owner), array.shape, array.strides, _address(array))
     found = _sent.get(key)
-    if found is not None and found[0]() is array:
+    if found is not None and found[0]() is owner:
         return found[1]
     copy = sent(array, device, stream)
-    _sent[key] = (weakref.ref(array, lambda gone: _sent.pop(key, None)), copy)
+    _sent[key] = (weakref.ref(owner, lambda gone: _sent.pop(key, None)), copy)
     return copy
 
 
@@ -253,7 +257,16 @@ def adopted(owner: Any) -> DeviceArray:
         turned = tuple(shape[a] for a in order)
         if tuple(steps[a] for a in order) != dense_steps(turned):
             raise too_scattered(shape, bytes_apart)
-    return DeviceArray(Memory(device, device.foreign(owner), stream, owner), shape, dtype, steps)
+    return DeviceArray(Memory(device, device.foreign(_Flat(owner, about)), stream, owner), shape, dtype, steps)
+
+
+class _Flat:
+    """All elements of an array of another library, in the order in which they are in memory."""
+
+    def __init__(self, owner: Any, about: dict[str, Any]) -> None:
+        self.owner = owner
+        self.shape = (math.prod(about["shape"]),)
+        self.__cuda_array_interface__ = {**about, "shape": self.shape, "strides": None}
 
 
 def too_scattered(shape: tuple[int, ...], strides: Any) -> Exception:
