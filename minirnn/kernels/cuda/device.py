@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -71,6 +71,11 @@ class Device(Protocol):
 
     def launch(self, kernel: Any, launch: Launch, blocks: tuple[int, int], arguments: list[Any], stream: Any) -> None:
         """Start a kernel with that many blocks; whole numbers and buffers are its arguments."""
+
+    def starter(
+        self, kernel: Any, launch: Launch, blocks: tuple[int, int], arguments: list[Any], stream: Any
+    ) -> Callable[[int], None]:
+        """What launches a kernel that is not cooperative again and again, with another first argument each time."""
 
     def stream(self, handle: int) -> Any:
         """The stream of this number, as CUDA, CuPy and torch know it."""
@@ -172,6 +177,14 @@ class NumbaDevice:
 
     def launch(self, kernel: Any, launch: Launch, blocks: tuple[int, int], arguments: list[Any], stream: Any) -> None:
         self._target.start(kernel, blocks, launch.threads, launch.shared, arguments, stream or 0)
+
+    def starter(
+        self, kernel: Any, launch: Launch, blocks: tuple[int, int], arguments: list[Any], stream: Any
+    ) -> Callable[[int], None]:
+        start_with: Callable[[int], None] = self._target.starter(
+            kernel, blocks, launch.threads, launch.shared, arguments, stream or 0
+        )
+        return start_with
 
     def stream(self, handle: int) -> Any:
         return self._cuda.external_stream(handle)

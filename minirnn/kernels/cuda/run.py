@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
+from collections.abc import Callable
 from operator import is_
 from typing import Any, NamedTuple
 
@@ -235,9 +236,10 @@ class Kernel(LoopProgram):
                         for started in group:
                             self._start(started, 0, steps, done, rest, stream)
                     elif each == "step":
+                        starters = [self._starter(started, done, rest, stream) for started in group]
                         for s in range(steps):
-                            for started in group:
-                                self._start(started, s, 1, done, rest, stream)
+                            for start_with in starters:
+                                start_with(s)
             for started in self._those("end"):
                 self._start(started, 0, length, length, rest, stream)
         if checked:
@@ -252,6 +254,10 @@ class Kernel(LoopProgram):
         launch, kernel = started
         blocks = launch.grid(self.batch, steps)
         self.device.launch(kernel, launch, blocks, [first, steps, done, *rest], stream)
+
+    def _starter(self, started: _Started, done: int, rest: list[Any], stream: Any) -> Callable[[int], None]:
+        launch, kernel = started
+        return self.device.starter(kernel, launch, launch.grid(self.batch, 1), [0, 1, done, *rest], stream)
 
 
 class _OnHost:

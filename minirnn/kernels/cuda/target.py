@@ -96,6 +96,29 @@ def start(kernel: Any, blocks: tuple[int, int], threads: int, shared: int, argum
     kernel.launch(arguments, (*blocks, 1), (threads, 1, 1), _to_core_stream(stream), shared)
 
 
+def starter(
+    kernel: Any, blocks: tuple[int, int], threads: int, shared: int, arguments: list[Any], stream: Any
+) -> Callable[[int], None]:
+    """What launches it with another first argument each time; the others are prepared once, which costs more.
+
+    Not for cooperative kernels.  It has not run on a device.
+    """
+    from cuda.core import LaunchConfig, launch
+    from numba.cuda.cudadrv.driver import _to_core_stream
+
+    prepared: list[Any] = []
+    for kind, value in zip(kernel.argument_types, arguments, strict=True):
+        kernel._prepare_args(kind, value, stream, [], prepared)
+    function = kernel._codelibrary.get_cufunc().kernel
+    config = LaunchConfig(grid=(*blocks, 1), block=(threads, 1, 1), shmem_size=shared)
+    on, number = _to_core_stream(stream), type(prepared[0])
+
+    def start_with(first: int) -> None:
+        launch(on, config, function, number(first), *prepared[1:])
+
+    return start_with
+
+
 # from a function to machine code ------------------------------------------------------------------
 class Compiled:
     """A kernel as the compiler has it: its LLVM IR for libNVVM, PTX and machine code for any compute capability."""

@@ -199,3 +199,40 @@ def test_streams_of_other_libraries() -> None:
         with pytest.raises(ArgumentError, match="a stream of CuPy, torch or Numba"), mr.cuda.stream("fast"):
             pass
     assert streams.current() is None
+
+
+def test_a_launch_is_prepared_once_for_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as that can be seen without a device: what goes to the driver is what a launch by itself sends."""
+    import cuda.core
+    from numba.cuda import dispatcher
+
+    text = "from minirnn.kernels.cuda.target import cuda\n\n@cuda.jit\ndef add(first, x):\n    x[first] += 1\n"
+    made = target.compiled(text, "add", "void(int64, float32[::1])", 32)
+    kernel = made.launchable()
+    sent: list[Any] = []
+
+    def launch(stream: Any, config: Any, function: Any, *arguments: Any) -> None:
+        values = [getattr(a, "value", a) for a in arguments]
+        sent.append((stream, config.grid, config.block, config.shmem_size, config.is_cooperative, function, values))
+
+    class Library:
+        def get_cufunc(self) -> Any:
+            return type("Loaded", (), {"kernel": "the kernel"})
+
+    def prepare(kind: Any, value: Any, stream: Any, retr: list[Any], found: list[Any]) -> None:
+        if isinstance(value, int):
+            dispatcher._Kernel._prepare_args(kernel, kind, value, stream, retr, found)
+        else:
+            found.extend(["an array of", len(value)])
+
+    monkeypatch.setattr(cuda.core, "launch", launch)
+    monkeypatch.setattr(dispatcher, "launch", launch)
+    monkeypatch.setattr(kernel, "_codelibrary", Library())
+    monkeypatch.setattr(kernel, "_prepare_args", prepare)
+    monkeypatch.setattr("numba.cuda.cudadrv.driver._to_core_stream", lambda stream: ("stream", stream))
+    start_with = target.starter(kernel, (3, 2), 32, 16, [0, [1.0, 2.0]], 0)
+    for first in range(2):
+        start_with(first)
+        target.start(kernel, (3, 2), 32, 16, [first, [1.0, 2.0]], 0)
+    assert sent[0] == sent[1] and sent[2] == sent[3] and sent[0] != sent[2]
+    assert sent[2][1:5] == ((3, 2, 1), (32, 1, 1), 16, False) and sent[2][6] == [1, "an array of", 2]
