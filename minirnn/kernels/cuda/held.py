@@ -37,19 +37,16 @@ def _hold(typing: Any, array: Any, at: Any, step: Any, count: Any, most: Any) ->
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         begin, pace, limit = (as_long(builder, v, t) for v, t in zip(values[1:4], (at, step, count), strict=True))
         kind = context.get_value_type(dtype)
-        nothing, last = ir.Constant(kind, 0.0), builder.sub(limit, _LONG(1))
-        before = builder.block
-        with builder.if_then(builder.icmp_signed(">", limit, _LONG(0))):
-            loaded = []
-            for k in range(size):
-                inside = builder.icmp_signed("<", _LONG(k), limit)
-                place = builder.add(begin, builder.mul(pace, builder.select(inside, _LONG(k), last)))
-                one = builder.load(pointer_to(context, builder, array, values[0], place, target.cuda.types.int64))
-                loaded.append(builder.select(inside, one, nothing))
-            after = builder.block
+        nothing = ir.Constant(kind, 0.0)
         held = ir.Constant(ir.ArrayType(kind, size), ir.Undefined)
+        start = pointer_to(context, builder, array, values[0], begin, target.cuda.types.int64)
         found = []
-        for value in loaded:
+        for k in range(size):
+            # One at a time: 64 addresses at once would take the registers that the weights are to have.
+            before = builder.block
+            with builder.if_then(builder.icmp_signed("<", _LONG(k), limit)):
+                value = builder.load(builder.gep(start, [builder.mul(pace, _LONG(k))]))
+                after = builder.block
             one = builder.phi(kind)
             one.add_incoming(nothing, before)
             one.add_incoming(value, after)
