@@ -49,16 +49,22 @@ class Printer:
 
     def add(self, name: str, text: CudaText, opens: bool = True, comments: tuple[str, ...] = ()) -> None:
         """Finish a kernel, of which `text` has the body; `opens`: it begins with what a block owns."""
-        body, text.lines, text.depth = text.lines, [], 1
-        for key, (given, size) in text.sizes.items():
+        for key, (_, size) in text.sizes.items():
             self.sizes.setdefault(key, size)
-            text.line(f"{given} = sizes[{list(self.sizes).index(key)}]")
+        numbers = {key: number for number, key in enumerate(self.sizes)}
+        given = {text.sizes[key][0]: f"sizes[{numbers[key]}]" for key in text.sizes}
+        begin: list[str] = []
+        if text.stretches:
+            bind_where_used(text, given, len(numbers))
+        else:
+            begin = [f"    {word} = {where}" for word, where in given.items()]
+        body, text.lines, text.depth = text.lines, [], 1
         if opens:
             text.owners.opening(text)
         arrays = [text.name(array) for array in self.lowering.arrays.values()]
         notes = [f"# {line}".rstrip() for line in comments] if self.explained else []
         head = f"def {name}({', '.join([_ARGUMENTS, *arrays])}):"
-        text.lines = [*notes, "@cuda.jit", head, *text.lines, *body]
+        text.lines = [*notes, "@cuda.jit", head, *begin, *text.lines, *body]
         self.kernels[name] = "\n".join([*_imports(text.lines), "", "", *text.lines]) + "\n"
         self.texts[name] = text
 
@@ -80,6 +86,7 @@ class Printer:
         text.line("for s in range(first, first + steps):")
         text.depth += 1
         open_step(text)
+        places_by_turns(text)  # which are integers of the kernel
         parts: list[Part] = []
         for k, statement in enumerate(loop):
             if id(statement) in chip.held:
@@ -89,7 +96,8 @@ class Printer:
         turning = {key[1] for key in text.by_turns}
         for part in parts:  # of a buffer with two places, a step has the one of its turn
             part.phase.accesses = [a._replace(turn=0) if a.buffer in turning else a for a in part.phase.accesses]
-        print_parts(text, parts, True)
+        text.stretches.append((0, len(text.lines) - 3))
+        print_parts(text, parts, True, text.stretches)
         self.add(name, text)
 
     # kernels that every schedule has -------------------------------------------------------------
@@ -151,19 +159,49 @@ class Printer:
 
 def open_places(text: CudaText) -> None:
     """Say which of its two places a carry has at the present step, and which at the next one."""
+    for variable, (even, odd) in places_by_turns(text).items():
+        text.line(f"{variable} = {odd} if turn else {even}")
+
+
+def places_by_turns(text: CudaText) -> dict[str, tuple[str, str]]:
+    """Variables for what has two places: where it is at even steps and at odd ones."""
+    found = {}
     for now, after in text.lowering.swaps:
         first, second = (text.size(cpu.slot(text, now, number)) for number in (0, 1))
-        text.line(f"{text.variable(now)} = {second} if turn else {first}")
-        text.line(f"{text.variable(after)} = {first} if turn else {second}")
+        found[text.variable(now)] = first, second
+        found[text.variable(after)] = second, first
+    for variable, even, odd in text.by_turns.values():
+        found[variable] = text.size(even), text.size(odd)
+    return found
 
 
 def open_step(text: CudaText) -> None:
-    """Say which step it is: its time and the places of the carry."""
+    """Say which step it is."""
     text.line("t = begin + (done + s) * direction")
     text.line("turn = (done + s) & 1")
-    open_places(text)
-    for variable, even, odd in text.by_turns.values():
-        text.line(f"{variable} = {text.size(odd)} if turn else {text.size(even)}")
+
+
+def bind_where_used(text: CudaText, given: dict[str, str], count: int) -> None:
+    """Give integers their names in each stretch of a kernel that uses them, from shared memory.
+
+    Registers are for weights: an integer that every step needs would have one, or two, for the whole time loop.
+    given: where among the kernel's `count` integers each name stands.
+    """
+    places = {
+        variable: f"{given[odd]} if turn else {given[even]}" for variable, (even, odd) in places_by_turns(text).items()
+    }
+    for begin, end in reversed(text.stretches):
+        words = set(re.findall(r"\w+", "\n".join(line.partition("  #")[0] for line in text.lines[begin:end])))
+        indent = re.match(" *", text.lines[begin])[0]  # type: ignore[index]
+        shown = {**places, **given}
+        lines = [f"{indent}{word} = {where.replace('sizes', 'integers')}" for word, where in shown.items() if word in words]
+        text.lines[begin:begin] = lines
+    text.lines[:0] = [
+        f"    integers = cuda.shared.array({count}, cuda.types.int64)",
+        f"    for p in range(thread, {count}, threads):",
+        "        integers[p] = sizes[p]",
+        "    cuda.syncthreads()",
+    ]
 
 
 def value_of(coefficient: Coefficient, rows: int = 1) -> int:
@@ -186,4 +224,4 @@ def _imports(lines: list[str]) -> list[str]:
     return made
 
 
-__all__ = ["Part", "Printer", "open_places", "open_step", "value_of"]
+__all__ = ["Printer", "open_places", "open_step", "value_of"]

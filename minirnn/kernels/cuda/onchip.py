@@ -27,6 +27,7 @@ _STAGED_BYTES = 40 * 1024
 # Registers of a thread besides the weights: indices, and what elementary functions need.
 _OTHER_REGISTERS = {4: 56, 8: 88}
 _WARP = 32
+_QUARTERS = 4  # of a multiprocessor, each with a quarter of its registers for its warps
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,9 @@ def can_be_held(statement: Any) -> bool:
 
 def registers_of(threads: int, limits: Limits) -> int:
     """How many registers a thread can have in a block of so many threads."""
-    per_warp = limits.registers_per_block // max(1, -(-threads // _WARP)) // _WARP
-    return min(limits.registers_per_thread, per_warp // 8 * 8)
+    warps = -(-max(1, threads) // _WARP)
+    per_thread = limits.registers_per_block // _QUARTERS // -(-warps // _QUARTERS) // _WARP
+    return min(limits.registers_per_thread, per_thread // 8 * 8)
 
 
 def shared_out(products: Sequence[Product], owned: Any, limits: Limits) -> list[Held] | None:

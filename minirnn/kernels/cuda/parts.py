@@ -28,11 +28,19 @@ def parts_of(text: CudaText, statements: Iterable[Any], inside: Inside = always)
     return found
 
 
-def print_parts(text: CudaText, parts: list[Part], repeats: bool) -> dict[int, int]:
-    """The lines of all parts, with the barriers that they need; `repeats`: they stand in a loop over steps."""
+def print_parts(
+    text: CudaText, parts: list[Part], repeats: bool, stretches: list[tuple[int, int]] | None = None
+) -> dict[int, int]:
+    """The lines of all parts, with the barriers that they need; `repeats`: they stand in a loop over steps.
+
+    stretches: gets the first line of each part, and the one after its last.
+    """
     barriers = needed([part.phase for part in parts], repeats)
     for k, part in enumerate(parts):
         if k in barriers:
             text.line("grid.sync()" if barriers[k] == GRID else "cuda.syncthreads()")
+        begin = len(text.lines)
         part.show()
+        if stretches is not None:
+            stretches.append((begin, len(text.lines)))
     return barriers

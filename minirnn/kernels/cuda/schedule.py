@@ -20,7 +20,7 @@ from ..program import Buffer, Product, Size
 from ..shares import can_share
 from .device import Limits
 from .fit import Fit, fit_block, fit_grid
-from .kernels import Printer, open_step, value_of
+from .kernels import Printer, open_places, open_step, value_of
 from .owners import Owners, TiledRows
 from .parts import parts_of, print_parts
 from .tiles import TILE, TILE_THREADS
@@ -115,6 +115,7 @@ def _step_plan(lowering: Lowering, limits: Limits, explained: bool) -> Plan:
         text = printer.text()
         text.line("s = first")
         open_step(text)
+        open_places(text)
         print_parts(text, parts_of(text, lowering.sections["loop"]), False)
         printer.add("one_step", text, comments=("One step of time.",))
         blocks = _row_blocks(owners, limits)

@@ -21,7 +21,7 @@ MAPS = {
 # Integers of Numba grow to 64 bits, and booleans to integers.
 _GROWING = frozenset("add subtract multiply negative abs sign maximum minimum clip relu".split())
 RESERVED = cpu.RESERVED | frozenset(
-    "thread threads tile tiles row_first row_end row_at own_rows some place count unit_first units turn p q row column group weights staged "
+    "thread threads integers tile tiles row_first row_end row_at own_rows some place count unit_first units turn p q row column group weights staged "
     "parts shared grid cuda types chosen hold chain chain_aligned negative staged_float32 staged_float64 parts_float32 parts_float64 logical_not tile_count tiled_product "
     "product_element chain_element sum_of_blocks".split()
 )
@@ -36,6 +36,8 @@ class CudaText(cpu.Text):
     def __init__(self, lowering: Lowering, owners: Owners, explained: bool) -> None:
         super().__init__(lowering, explained, in_order=True)
         self.owners = owners
+        # Lines between which integers get their names anew: (first, after the last).
+        self.stretches: list[tuple[int, int]] = []
         # Where buffers of one step begin that have two places by turns: by their key, a variable and the places.
         self.by_turns: dict[Any, tuple[str, Size, Size]] = {}
 
