@@ -40,7 +40,7 @@ class HostCode(NamedTuple):
 
 def host_code(compiled: Compiled, dynamic_shared: int = 0) -> HostCode:
     """The kernel on the host."""
-    shared: dict[str, tuple[int, int]] = {}
+    shared: dict[str, tuple[int, int, int]] = {}
     count = [0]
     modules = [llvm.parse_assembly(_retargeted(text, shared, dynamic_shared, count)) for text in compiled.modules]
     whole, *others = modules
@@ -66,7 +66,11 @@ def host_code(compiled: Compiled, dynamic_shared: int = 0) -> HostCode:
     return HostCode(
         engine.get_function_address("host.entry"),
         address("host.arguments"),
-        [(name, address(name), size, unit) for name, (size, unit) in shared.items() if name in kept],
+        [
+            (name, address(f"{name}.room") + skipped, size, unit)
+            for name, (size, unit, skipped) in shared.items()
+            if f"{name}.room" in kept
+        ],
         [(address(name), size) for name, size in constants],
         count[0],
         engine,
@@ -74,7 +78,7 @@ def host_code(compiled: Compiled, dynamic_shared: int = 0) -> HostCode:
 
 
 # before the optimiser -----------------------------------------------------------------------------
-def _retargeted(text: str, shared: dict[str, tuple[int, int]], dynamic_shared: int, count: list[int]) -> str:
+def _retargeted(text: str, shared: dict[str, tuple[int, int, int]], dynamic_shared: int, count: list[int]) -> str:
     """A module's text for the host."""
     text = re.sub(r"^target (triple|datalayout) = .*$", "", text, flags=re.M)
     text = re.sub(r'^@"?llvm\.used"? = .*$|^!nvvm\S* = .*$|^!\d+ = !\{ void \(.*$', "", text, flags=re.M)
@@ -95,11 +99,13 @@ def _retargeted(text: str, shared: dict[str, tuple[int, int]], dynamic_shared: i
                 raise NotImplementedError("a kernel has two dynamic arrays in shared memory: they would be one")
             size = dynamic_shared
         elements_of.append(elements)
-        shared[name] = size, unit
-        return f'@"{name}" = global [{max(size, 1)} x i8] zeroinitializer, align 64'
+        skipped = int(match[4]) % 64  # so it is no better aligned than the module asks for
+        shared[name] = size, unit, skipped
+        room = f'@"{name}.room" = global [{skipped + max(size, 1)} x i8] zeroinitializer, align 64'
+        return f'{room}\n@"{name}" = alias i8, i8* getelementptr (i8, i8* @"{name}.room", i64 {skipped})'
 
     # an address space less: shared memory is an ordinary array
-    pattern = r'^@"?([\w.$]+)"? = (?:external |internal )?addrspace\(3\) global \[(\d+) x (\w+)\].*$'
+    pattern = r'^@"?([\w.$]+)"? = (?:external |internal )?addrspace\(3\) global \[(\d+) x (\w+)\].* align (\d+)$'
     text = re.sub(pattern, place, text, flags=re.M)
     text = re.sub(r" addrspace\(\d\)", "", text).replace("addrspacecast", "bitcast")
 

@@ -188,6 +188,30 @@ def together(at, x, out):
         together.run(1, 1, 6, x, out)
 
 
+@pytest.mark.parametrize("alignment", ["", ", 16"])
+def test_shared_memory_is_no_better_aligned_than_the_kernel_asks_for(alignment):
+    text = f"""
+from numba import float32
+from minirnn.kernels.cuda.target import cuda
+from minirnn.kernels.cuda.library import chain_aligned, hold
+
+@cuda.jit
+def together(at, x, out):
+    shared = cuda.shared.array(8, float32{alignment})
+    for k in range(8):
+        shared[k] = x[k]
+    out[0] = chain_aligned(hold(x, 0, 1, 8, 8), 0, 8, shared, at, 1)
+"""
+    x, out = np.arange(1, 33, dtype=np.float32), np.zeros(1, np.float32)
+    together = host_kernel(text, "together", SIGNATURE)
+    if alignment:
+        together.run(1, 1, 0, x, out)
+        assert out[0] == x[:8] @ x[:8]
+    else:
+        with pytest.raises(KernelError, match=r"at shared memory \S+\[0\] .*, which is not aligned for them"):
+            together.run(1, 1, 0, x, out)
+
+
 def test_the_results_of_the_very_first_kernel_are_kept_by_later_ones():
     """Engines own their machine; one that ends takes nothing from the others."""
     first = kernel()
