@@ -141,7 +141,7 @@ def _add_bench_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=_count, default=bench.THREADS, metavar="N", help=f"of everyone ({bench.THREADS})"
     )
-    parser.add_argument("--engine", choices=bench.engines(), help="time this engine of minirnn only")
+    parser.add_argument("--engine", choices=bench.ENGINES, help="time this engine of minirnn only; cuda: its schedules")
     parser.add_argument("--cells", nargs="+", choices=bench.CELLS, metavar="CELL", help=", ".join(bench.CELLS))
     parser.add_argument("--peers", nargs="*", choices=bench.PEERS, metavar="PEER", help=", ".join(bench.PEERS))
     parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")

@@ -18,7 +18,7 @@ from ..errors import ArgumentError
 from ..version import __version__
 from . import cases, contestants, turns
 from .cases import CELLS, GRIDS, Case
-from .contestants import Work, engines
+from .contestants import Work
 from .options import THREADS, Options, environment, in_force, missing
 from .report import SHARE_OF_PEAK, Report, Row, as_json, as_markdown, as_text
 
@@ -33,10 +33,11 @@ FIGURES = {
 }
 _MODULES = {"compile": "startup"}
 PEERS = tuple(contestants.MODULES)
+ENGINES = (*contestants.engines(), "cuda")
 
 __all__ = [
-    "CELLS", "FIGURES", "GRIDS", "PEERS", "THREADS", "Case", "Options", "Report", "as_json", "as_markdown", "as_text",
-    "engines", "environment", "in_force", "run", "run_case",
+    "CELLS", "ENGINES", "FIGURES", "GRIDS", "PEERS", "THREADS", "Case", "Options", "Report", "as_json", "as_markdown",
+    "as_text", "environment", "in_force", "run", "run_case",
 ]  # fmt: skip
 
 
@@ -49,8 +50,10 @@ def run(options: Options, say: Callable[[str], Any] = lambda line: None) -> Repo
     >>> report.rows, report.figures
     ([], [])
     """
-    if options.engine not in (None, *engines()):
-        raise ArgumentError("bench: engine", got=options.engine, expected=" or ".join(engines()))
+    if options.engine not in (None, *ENGINES):
+        raise ArgumentError("bench: engine", got=options.engine, expected=" or ".join(ENGINES))
+    if options.engine == "cuda":
+        config.current_engine("cuda")  # which says so if it cannot run
     about = _about(options)
     if left_out := missing(options):
         say(f"not installed, so left out: {', '.join(left_out)}")
@@ -61,7 +64,7 @@ def run(options: Options, say: Callable[[str], Any] = lambda line: None) -> Repo
     with config.threads(options.threads):
         floors = _floors(chosen, options)
         for number, (case, floor) in enumerate(zip(chosen, floors, strict=True), 1):
-            row = run_case(case, options)._replace(floor=floor)
+            row = run_case(case, options, say)._replace(floor=floor)
             rows.append(row)
             say(f"{number}/{len(chosen)} {_told(row)}")
         for name in options.figures:
@@ -72,15 +75,18 @@ def run(options: Options, say: Callable[[str], Any] = lambda line: None) -> Repo
     return Report(about, rows, figures)
 
 
-def run_case(case: Case, options: Options) -> Row:
+def run_case(case: Case, options: Options, say: Callable[[str], Any] = lambda line: None) -> Row:
     """Everyone who can do the work of one case: checked against the reference engine, then timed in turns."""
     work = Work(case)
-    own: Sequence[str] = ("numpy", "reference") if case.grid == "engines" else options.engines
-    found = contestants.of(work, own, options.peers, options.threads)
+    if options.engine == "cuda":
+        found = importlib.import_module(f"{__name__}.cuda").taking_part(work, options.peers, say)
+    else:
+        own: Sequence[str] = ("numpy", "reference") if case.grid == "engines" else options.engines
+        found = contestants.of(work, own, options.peers, options.threads)
     expected = work.expected()
     for contestant in found:
         contestants.check(contestant, expected)
-    return Row(case, turns.measure(found, options.rounds), {c.name: c.peer for c in found}, own[0])
+    return Row(case, turns.measure(found, options.rounds), {c.name: c.peer for c in found}, found[0].name)
 
 
 def _floors(chosen: Sequence[Case], options: Options) -> list[float | None]:
@@ -112,6 +118,8 @@ def _about(options: Options) -> dict[str, Any]:
         "threads": options.threads,
         "rounds": options.rounds,
     }
+    if options.engine == "cuda":
+        about["device"] = config._cuda()
     for name in ("numpy", "numba", *options.peers):
         if contestants.installed(name):
             about[name] = importlib.metadata.version(name)

@@ -132,6 +132,17 @@ def _engines() -> list[Case]:
     ]
 
 
+def _cuda() -> list[Case]:
+    """Sizes at which different schedules fit, without targets as long as nobody has timed them."""
+    return [
+        Case("cuda", cell, batch, units, (), training)
+        for cell in BUILT_IN
+        for training in (False, True)
+        for batch in (1, 16, 64)
+        for units in (64, 256, 512)
+    ]
+
+
 GRIDS = {
     "sequence": _sequence(),
     "batch": _batch(),
@@ -140,8 +151,9 @@ GRIDS = {
     "stream": _stream(),
     "images": _images(),
     "engines": _engines(),
+    "cuda": _cuda(),
 }
-ALL = tuple(name for name in GRIDS if name != "engines")  # those of the kernels
+ALL = tuple(name for name in GRIDS if name not in ("engines", "cuda"))  # those of the cpu engine's kernels
 TITLES = {
     "sequence": "Whole sequence, one row",
     "batch": "Whole sequence, 16 and 64 rows",
@@ -150,6 +162,7 @@ TITLES = {
     "stream": "One streamed step, called from Python",
     "images": "Training step of a ConvLSTM2D",
     "engines": "The numpy engine, LSTM training",
+    "cuda": "The schedules of the cuda engine",
 }
 
 

@@ -35,6 +35,7 @@ PEERS = {
     "stream": ("onnxruntime",),
     "images": ("torch", "jax", "keras"),
     "engines": ("autograd",),
+    "cuda": (),
 }
 TOLERANCE = 1e-4
 STREAMED = 10  # steps whose results are compared

@@ -34,12 +34,18 @@ class Options(NamedTuple):
     def of(cls, **wishes: Any) -> Options:
         """What was wished for; None stands for what was left open.  Figures alone ask for no grid.
 
+        The cuda engine has a grid of its own.
+
         >>> Options.of(grid=None, figures=["peak"], quick=True, rounds=None)[:4]
         (None, ('peak',), True, 3)
         """
         said: dict[str, Any] = {name: value for name, value in wishes.items() if value is not None}
         said.update({name: tuple(value) for name, value in said.items() if isinstance(value, list)})
         said.setdefault("grid", None if said.get("figures") else "all")
+        if said["grid"] == "cuda":
+            said.setdefault("engine", "cuda")
+        elif said["grid"] == "all" and said.get("engine") == "cuda":
+            said["grid"] = "cuda"
         said.setdefault("rounds", QUICK_ROUNDS if said.get("quick") else ROUNDS)
         return cls(**said)
 

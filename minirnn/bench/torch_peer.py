@@ -28,7 +28,7 @@ def contestants(work: Work, threads: int) -> list[Contestant]:
         return [_images(torch, work, channels_last=channels_last) for channels_last in (True, False)]
     found = [_loop(torch, work)]
     if work.case.cell in BUILT_IN:
-        found += [_fused(torch, work, batch_first=batch_first) for batch_first in (True, False)]
+        found += [fused(torch, work, batch_first=batch_first) for batch_first in (True, False)]
     return found
 
 
@@ -48,8 +48,8 @@ def _contestant(
 
     def results() -> Arrays:
         if work.case.training:
-            return to_keras([gradient.numpy() for gradient in train()])
-        outputs = forward().numpy()
+            return to_keras([gradient.cpu().numpy() for gradient in train()])
+        outputs = forward().cpu().numpy()
         return [outputs if batch_first else outputs.swapaxes(0, 1)]
 
     if work.case.training:
@@ -58,7 +58,8 @@ def _contestant(
 
 
 # fused -------------------------------------------------------------------------------------------
-def _fused(torch: Any, work: Work, batch_first: bool) -> Contestant:
+def fused(torch: Any, work: Work, batch_first: bool, place: str = "cpu") -> Contestant:
+    """PyTorch's own module for a built-in cell, on a device of torch's."""
     cell, units = work.case.cell, work.case.units
     kernel, recurrent_kernel, bias = (_reordered(cell, w) for w in work.weights)
     # Only the GRU needs both of PyTorch's biases: its second one is under the reset gate.
@@ -73,9 +74,9 @@ def _fused(torch: Any, work: Work, batch_first: bool) -> Contestant:
     with torch.no_grad():
         for name, value in values.items():
             getattr(module, name).copy_(torch.tensor(np.ascontiguousarray(value)))
-    module.flatten_parameters()
+    module.to(place).flatten_parameters()
     module.bias_hh_l0.requires_grad_(cell == "gru")
-    x = _array(torch, work.inputs[0], batch_first)
+    x = _array(torch, np.asarray(work.inputs[0]), batch_first).to(place)
     weights = [parameter for parameter in module.parameters() if parameter.requires_grad]
 
     def to_keras(gradients: Arrays) -> Arrays:
