@@ -50,7 +50,8 @@ SIZES = [
     ("gru", "grid", "float32", 512), ("gru", "grid", "float64", 256), ("gru", "block", "float32", 96),
     ("simple_rnn", "grid", "float32", 512), ("simple_rnn", "grid", "float64", 256),
     ("simple_rnn", "block", "float32", 96), ("lstm", "block", "float64", 48),
-    ("lstm", "step", "float32", 512), ("lstm", "step", "float64", 512), ("gru", "step", "float32", 512), ("simple_rnn", "step", "float32", 512),
+    ("lstm", "step", "float32", 512), ("lstm", "step", "float64", 512),
+    ("gru", "step", "float32", 512), ("simple_rnn", "step", "float32", 512),
 ]  # fmt: skip
 CASES = [Case(*size, pass_) for size in SIZES for pass_ in ("forward", "backward")]
 QUICK = 4  # cases of the default run
