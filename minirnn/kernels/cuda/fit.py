@@ -7,8 +7,11 @@ from typing import Any, NamedTuple
 from ..lower import Lowering
 from ..program import ONE, ROWS_KEY, Coefficient, Nest, Product
 from .device import Limits
-from .onchip import Held, can_be_held, shared_out
+from .onchip import Held, can_be_held, other_registers, shared_out
 from .owners import Units
+
+
+_ACROSS_CALLS = 64  # registers for weights
 
 
 class Fit(NamedTuple):
@@ -28,10 +31,8 @@ class Misfit(NamedTuple):
 def fit_block(lowering: Lowering, limits: Limits) -> Fit | Misfit:
     """How one block holds all products of the loop."""
     products = [p for p in lowering.sections["loop"] if can_be_held(p)]
-    held = shared_out(products, lambda columns: columns, limits)
-    if held is None:
-        return _too_large(products, limits, 1)
-    return Fit(held) if shared_bytes(held) <= limits.shared_per_block else _too_much_shared(held, limits)
+    held = shared_out(products, lambda columns: columns, limits, _others(lowering))
+    return _too_large(products, limits, 1) if held is None else Fit(held)
 
 
 def fit_grid(lowering: Lowering, limits: Limits) -> Fit | Misfit:
@@ -41,10 +42,15 @@ def fit_grid(lowering: Lowering, limits: Limits) -> Fit | Misfit:
         return size
     products = [p for p in lowering.sections["loop"] if isinstance(p, Product)]
     each = -(-size // limits.multiprocessors)
-    held = shared_out(products, lambda columns: columns // size * each, limits)
-    if held is None:
-        return _too_large(products, limits, -(-size // each))
-    return Fit(held, Units(size, each)) if shared_bytes(held) <= limits.shared_per_block else _too_much_shared(held, limits)
+    # Waiting for the grid is a call, over which few registers keep what they have.
+    held = shared_out(products, lambda columns: columns // size * each, limits, _others(lowering), _ACROSS_CALLS)
+    return _too_large(products, limits, -(-size // each)) if held is None else Fit(held, Units(size, each))
+
+
+def _others(lowering: Lowering) -> int:
+    loop = lowering.sections["loop"]
+    sizes = [p.out.array.dtype.itemsize for p in loop if isinstance(p, Product)]
+    return other_registers(loop, max(sizes, default=4))
 
 
 def _unit_size(lowering: Lowering) -> int | Misfit:
@@ -80,15 +86,6 @@ def _count(coefficient: Coefficient) -> int:
     return value
 
 
-def shared_bytes(held: list[Held]) -> int:
-    """Shared memory of a block for the rows that are multiplied and the sums of blocks."""
-    total = 0
-    for dtype in {h.dtype for h in held}:
-        same = [h for h in held if h.dtype == dtype]
-        total += (max(h.rows * h.row_size for h in same) + max(h.rows * h.parts_size for h in same)) * dtype.itemsize
-    return total
-
-
 def _too_large(products: list[Any], limits: Limits, blocks: int) -> Misfit:
     weights = sum(_count(p.columns) * _count(p.inner) * p.out.array.dtype.itemsize for p in products) // blocks
     room = limits.registers_per_block * 4
@@ -96,7 +93,3 @@ def _too_large(products: list[Any], limits: Limits, blocks: int) -> Misfit:
         f"weights of {weights:,} bytes a block, in whole blocks of 64 x columns",
         f"what {limits.threads_per_block} threads can hold beside their work in {room:,} bytes of registers",
     )
-
-
-def _too_much_shared(held: list[Held], limits: Limits) -> Misfit:
-    return Misfit(f"{shared_bytes(held):,} bytes of shared memory", f"{limits.shared_per_block:,} bytes at most")

@@ -151,7 +151,7 @@ class Printer:
         self, text: CudaText, dtype: Any, operands: tuple[str, str, str], shape: tuple[str, str, str], node: Any
     ) -> None:
         rows, inner, columns = shape
-        text.line(f"shared = cuda.shared.array(TILE_SHARED, cuda.types.{dtype})")
+        text.line(f"shared = cuda.shared.array(TILE_SHARED, cuda.types.{dtype}, 16)")
         text.line(f"tiles = -(-({rows}) // TILE) * -(-({columns}) // TILE)")
         text.line("for tile in range(cuda.blockIdx.x, tiles, cuda.gridDim.x):")
         text.line(f"    tiled_product(tile, {', '.join(operands)}, {rows}, {inner}, {columns}, shared)", node)

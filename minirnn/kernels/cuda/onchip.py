@@ -8,13 +8,13 @@ of its blocks, and the sums of the blocks are added in order.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from ..program import ROWS_KEY, Product, along
-from .barriers import Access, Phase, accesses_of
+from ..program import ROWS_KEY, Load, Nest, Product, Write, along
+from .barriers import Access, Phase, accesses_of, region_of
 from .device import Limits
 from .owners import Units
 from .parts import Part
@@ -24,8 +24,11 @@ BLOCK = 64  # contracted indices of one chain
 _APART = 16  # bytes between staged blocks, so that threads at different blocks read different banks
 _MOST_ROWS = 8  # that are staged at a time
 _STAGED_BYTES = 40 * 1024
-# Registers of a thread besides the weights: indices, and what elementary functions need.
-_OTHER_REGISTERS = {4: 56, 8: 88}
+_INTEGERS_BYTES = 1024  # of a kernel's integers
+# Registers of a thread besides the weights: those of every kernel, and those for each place that a nest reads or writes.
+_BASE_REGISTERS = 22
+_PLACE_REGISTERS = {4: 7, 8: 9}
+_KEPT = (0, 16, 32)  # weights of a block of 64 that may stand in shared memory
 _WARP = 32
 _QUARTERS = 4  # of a multiprocessor, each with a quarter of its registers for its warps
 
@@ -35,7 +38,7 @@ class Held:
     """How one product is shared out to the threads of a block.
 
     columns: how many of its columns a block has; groups: threads a column; each: blocks of 64 that a thread
-    has; blocks: how many there are in all.
+    has; blocks: how many there are in all; kept: weights of each block that stand in shared memory instead.
     """
 
     product: Product
@@ -44,6 +47,7 @@ class Held:
     inner: int
     each: int
     dtype: np.dtype[Any]
+    kept: int = 0
 
     @property
     def blocks(self) -> int:
@@ -68,7 +72,20 @@ class Held:
     @property
     def registers(self) -> int:
         """Registers for them."""
-        return self.depth * self.dtype.itemsize // 4
+        return sum(self.held_of(k) for k in range(self.each)) * self.dtype.itemsize // 4
+
+    def depth_of(self, block: int) -> int:
+        """Weights of a thread's block."""
+        return min(BLOCK, self.depth - block * BLOCK)
+
+    def held_of(self, block: int) -> int:
+        """Those of them that are in registers."""
+        return max(0, self.depth_of(block) - self.kept)
+
+    @property
+    def kept_size(self) -> int:
+        """Elements of shared memory for the weights of all threads that are not in registers."""
+        return self.threads * sum(self.depth_of(k) - self.held_of(k) for k in range(self.each))
 
     @property
     def pace(self) -> int:
@@ -89,7 +106,7 @@ class Held:
     def rows(self) -> int:
         """Rows that are staged at a time."""
         bytes_of_row = (self.row_size + self.parts_size) * self.dtype.itemsize
-        return min(_MOST_ROWS, _STAGED_BYTES // bytes_of_row)
+        return max(0, min(_MOST_ROWS, (_STAGED_BYTES - self.kept_size * self.dtype.itemsize) // bytes_of_row))
 
 
 def can_be_held(statement: Any) -> bool:
@@ -107,34 +124,59 @@ def registers_of(threads: int, limits: Limits) -> int:
     return min(limits.registers_per_thread, per_thread // 8 * 8)
 
 
-def shared_out(products: Sequence[Product], owned: Any, limits: Limits) -> list[Held] | None:
+def shared_out(
+    products: Sequence[Product], owned: Any, limits: Limits, others: int, most: int | None = None
+) -> list[Held] | None:
     """How products fit the threads and registers of a block, as many threads as fit; None if they don't.
 
-    owned: how many of so many columns a block has.
+    owned: how many of so many columns a block has.  others: registers of a thread for what is no weight.
+    most: registers for weights, if there is another limit.
     """
     options: list[list[Held]] = []
     for p in products:
         columns, inner = _value(p.columns), _value(p.inner)
-        most = -(-inner // BLOCK)
-        whole = Held(p, owned(columns), columns, inner, most, p.out.array.dtype)
-        options.append([Held(p, whole.columns, columns, inner, each, whole.dtype) for each in range(1, most + 1)])
+        every = range(1, -(-inner // BLOCK) + 1)
+        options.append([Held(p, owned(columns), columns, inner, each, p.out.array.dtype) for each in every])
+    if not options:
+        return []
     for threads in sorted({held.threads for each in options for held in each}, reverse=True):
-        if threads > limits.threads_per_block:
-            continue
         fitting = [[held for held in each if held.threads <= threads] for each in options]
-        if not all(fitting):
-            return None
-        chosen = [min(each, key=lambda held: held.registers) for each in fitting]
-        used = max(held.threads for held in chosen)
-        if needed_registers(chosen) <= registers_of(used, limits) and all(held.rows for held in chosen):
-            return chosen
+        if threads > limits.threads_per_block or not all(fitting):
+            continue
+        for kept in _KEPT:
+            chosen = [replace(min(each, key=lambda held: held.registers), kept=kept) for each in fitting]
+            weights, used = sum(h.registers for h in chosen), max(h.threads for h in chosen)
+            room = min(registers_of(used, limits) - others, limits.registers_per_thread if most is None else most)
+            if weights <= room and all(held.rows for held in chosen) and shared_bytes(chosen) <= limits.shared_per_block:
+                return chosen
     return None
 
 
-def needed_registers(held: Iterable[Held]) -> int:
-    """Registers of a thread for the weights of some products and for the rest of a kernel."""
-    found = list(held)
-    return sum(h.registers for h in found) + max(_OTHER_REGISTERS[h.dtype.itemsize] for h in found)
+def shared_bytes(held: Sequence[Held]) -> int:
+    """Shared memory of a block for the rows that are multiplied, the sums of blocks, and weights."""
+    total = _INTEGERS_BYTES + sum(h.kept_size * h.dtype.itemsize for h in held)
+    for dtype in {h.dtype for h in held}:
+        same = [h for h in held if h.dtype == dtype]
+        total += (max(h.rows * h.row_size for h in same) + max(h.rows * h.parts_size for h in same)) * dtype.itemsize
+    return total
+
+
+def other_registers(statements: Iterable[Any], itemsize: int) -> int:
+    """About how many registers a thread needs for maps of values that stand in so many places, each with an address."""
+    places = [
+        len({_place(part) for part in each.body if _place(part) is not None})
+        for each in statements if isinstance(each, Nest)
+    ]  # fmt: skip
+    return _BASE_REGISTERS + max(places, default=0) * _PLACE_REGISTERS[itemsize]
+
+
+def _place(part: Any) -> Any:
+    """The array, and the part of the scratch memory, that a statement of a nest reads or writes."""
+    load = part if isinstance(part, Write) else part.expression
+    if not isinstance(load, Write | Load):
+        return None
+    region = region_of(load)
+    return load.array.name, region and (region.buffer, region.turn)
 
 
 def _value(coefficient: Any) -> int:
@@ -151,30 +193,47 @@ class OnChip:
         self.columns: dict[int, str] = {}
         self.groups: dict[int, str] = {}
         self.weights: dict[int, str] = {}
+        self.kept: dict[int, str] = {}
 
     def open(self) -> None:
         """Make room in shared memory and bring the weights into registers."""
         text = self.text
         for dtype in sorted({str(h.dtype) for h in self.held.values()}):
             same = [h for h in self.held.values() if str(h.dtype) == dtype]
-            text.line(f"staged_{dtype} = cuda.shared.array({max(h.rows * h.row_size for h in same)}, cuda.types.{dtype})")
+            text.line(f"staged_{dtype} = cuda.shared.array({max(h.rows * h.row_size for h in same)}, cuda.types.{dtype}, 16)")
             if parts := max(h.rows * h.parts_size for h in same):
                 text.line(f"parts_{dtype} = cuda.shared.array({parts}, cuda.types.{dtype})")
         for key, h in self.held.items():
             word = f"_{len(self.weights)}" if self.weights else ""
-            column, group, weights = f"column{word}", f"group{word}", f"weights{word}"
-            self.columns[key], self.groups[key], self.weights[key] = column, group, weights
+            column, group, weights, kept = (f"{name}{word}" for name in ("column", "group", "weights", "kept"))
+            self.columns[key], self.groups[key], self.weights[key], self.kept[key] = column, group, weights, kept
             text.line(f"{column}, {group} = thread % {h.columns}, thread // {h.columns}")
             first = f"{group} * {h.depth * h.all_columns} + " if h.groups > 1 else ""
             count = f"{h.inner} - {group} * {h.depth}" if h.groups > 1 else str(h.inner)
-            where = f"{first}{self._global(h, column)}"
-            text.line(f"count = {count} if {self._is_working(h, column, group)} else 0")
-            panels = h.product.panels
-            at = text.affine(panels.offset)
-            where = where if at == "0" else f"{at} + {where}"
-            text.line(
-                f"{weights} = hold({text.name(panels.array)}, {where}, {h.all_columns}, count, {h.depth})", h.product.node
-            )
+            at = text.affine(h.product.panels.offset)
+            where = f"{'' if at == '0' else f'{at} + '}{first}{self._global(h, column)}"
+            text.line(f"count = {count} if {self._is_working(h, column, group)} else 0", h.product.node)
+            self._print_weights(h, where, weights, kept)
+
+    def _print_weights(self, h: Held, where: str, weights: str, kept: str) -> None:
+        """Bring a thread's weights into registers, and the rest of them into shared memory."""
+        text, panels = self.text, self.text.name(h.product.panels.array)
+        if h.kept_size:
+            text.line(f"{kept} = cuda.shared.array({h.kept_size}, cuda.types.{h.dtype})")
+        place = 0
+        for k in range(h.each):
+            held, begin = h.held_of(k), k * BLOCK
+            at = f"{where} + {begin * h.all_columns}" if begin else where
+            left = f"count - {begin}" if begin else "count"
+            text.line(f"{weights}_{k} = hold({panels}, {at}, {h.all_columns}, {left}, {held})")
+            if rest := h.depth_of(k) - held:
+                text.line(f"for k in range({rest}):")
+                text.line(f"    if k < count - {begin + held}:")
+                value = f"element({panels}, {where} + (k + {begin + held}) * {h.all_columns})"
+                text.line(f"        put({kept}, (k + {place}) * {h.threads} + thread, {value})")
+                text.line(f"    elif thread < {h.threads}:")
+                text.line(f"        put({kept}, (k + {place}) * {h.threads} + thread, as_{h.dtype}(0))")
+                place += rest
 
     def _times(self, h: Held) -> int:
         owners = self.text.owners
@@ -253,22 +312,29 @@ class OnChip:
 
     def _print_chains(self, h: Held) -> None:
         text, key = self.text, id(h.product)
-        column, group, weights = self.columns[key], self.groups[key], self.weights[key]
+        column, group = self.columns[key], self.groups[key]
+        weights, kept = self.weights[key], self.kept[key]
         text.line(f"if {self._is_working(h, column, group)}:")
         text.depth += 1
         text.line("for row in range(some):")
         text.depth += 1
+        place = 0
         for k in range(h.each):
-            depth = min(BLOCK, h.depth - k * BLOCK)
+            held = h.held_of(k)
             first = f"{group} * {h.each}" if h.groups > 1 else ""
             block = " + ".join(x for x in (first, str(k) if k else "") if x) or "0"
             at = f"row * {h.row_size}" + (f" + ({block}) * {h.pace}" if block != "0" else "")
-            made = f"chain_aligned({weights}, {k * BLOCK}, {depth}, staged_{h.dtype}, {at}, 1)"
+            text.line(f"part = chain_aligned({weights}_{k}, 0, {held}, staged_{h.dtype}, {at}, 1)")
+            if rest := h.depth_of(k) - held:
+                text.line(f"for k in range({rest}):")
+                x, weight = f"staged_{h.dtype}, {at} + {held} + k", f"{kept}, (k + {place}) * {h.threads} + thread"
+                text.line(f"    part = fma(element({x}), element({weight}), part)")
+                place += rest
             if h.groups > 1:
                 size = h.each * h.groups
-                text.line(f"put(parts_{h.dtype}, (row * {size} + {block}) * {h.columns} + {column}, {made})")
+                text.line(f"put(parts_{h.dtype}, (row * {size} + {block}) * {h.columns} + {column}, part)")
             else:
-                text.line(f"total = {made}" if k == 0 else f"total = total + {made}")
+                text.line("total = part" if k == 0 else "total = total + part")
         if h.groups == 1:
             self._print_put(h, self._global(h, column), "total")
         text.depth -= 2

@@ -21,7 +21,7 @@ MAPS = {
 # Integers of Numba grow to 64 bits, and booleans to integers.
 _GROWING = frozenset("add subtract multiply negative abs sign maximum minimum clip relu".split())
 RESERVED = cpu.RESERVED | frozenset(
-    "thread threads integers tile tiles row_first row_end row_at own_rows some place count unit_first units turn p q row column group weights staged "
+    "kept thread threads integers tile tiles row_first row_end row_at own_rows some place count unit_first units turn p q row column group weights staged "
     "parts shared grid cuda types chosen hold chain chain_aligned negative staged_float32 staged_float64 parts_float32 parts_float64 logical_not tile_count tiled_product "
     "product_element chain_element sum_of_blocks".split()
 )
