@@ -131,14 +131,23 @@ def current_engine(override: str | None = None) -> str:
     return _AUTO if name == "auto" else name
 
 
-@contextlib.contextmanager
-def engine_here(name: str) -> Iterator[None]:
+def engine_here(name: str) -> contextlib.AbstractContextManager[None]:
     """The engine `name` for a block, without the moment in which `engine(name)` holds for the process."""
-    token = _engine.context_value.set(_engine.check(name))
+    return _here(_engine, name)
+
+
+def schedule_here(name: str) -> contextlib.AbstractContextManager[None]:
+    """The schedule `name` for a block, in the same way."""
+    return _here(_schedule, name)
+
+
+@contextlib.contextmanager
+def _here(setting: _Setting[str], value: str) -> Iterator[None]:
+    token = setting.context_value.set(setting.check(value))
     try:
         yield
     finally:
-        _engine.context_value.reset(token)
+        setting.context_value.reset(token)
 
 
 def engine_is_chosen() -> bool:

@@ -14,7 +14,8 @@ import numpy as np
 
 from .. import config
 from ..autodiff import trees
-from ..autodiff.tensor import Tensor, Variable, unrecorded
+from ..autodiff.elsewhere import is_on_device
+from ..autodiff.tensor import Tensor, Variable, as_tensor, unrecorded
 from ..errors import ArgumentError, DtypeError, ShapeError
 from ..stepgraph.trace import SETTINGS
 from . import constraints, initializers, registry, regularizers
@@ -213,6 +214,9 @@ class Layer(ShapedOutputs):
             return x.tensor(self.dtype, self.batch_axis)
         if isinstance(x, np.ndarray):
             return Tensor(x, self.dtype if x.dtype.kind == "f" else None)
+        if not isinstance(x, Tensor) and is_on_device(x):
+            x = Tensor(x)
+            return as_tensor(x, self.dtype if x.dtype.kind == "f" else None)
         if isinstance(x, Tensor) and x.dtype.kind == "f" and x.dtype is not DTYPES.get(self.dtype):
             if x.dtype.name == self.dtype:
                 return x

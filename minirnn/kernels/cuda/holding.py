@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ... import config
 from ...autodiff import ops, structure, trees
 from ...autodiff.elsewhere import on_host
 from ...autodiff.tensor import abstract, wrap
@@ -56,7 +57,8 @@ def _run(step: Step, on_cpu: Any, ys: Any, valid: Any, begins: Any, held_reverse
     none = _zeros(flags.shape, np.dtype(bool)) if begins is None else begins
     graph = _graph(step, ys.shape[1:], ys.dtype)
     first = _zeros(ys.shape[1:], ys.dtype)
-    _, found = run(graph, [*map(to_share, (first, ys, valid, none))], ys.shape[0], reverse)
+    with config.schedule_here("auto"):  # what is forced is forced for the user's loops
+        _, found = run(graph, [*map(to_share, (first, ys, valid, none))], ys.shape[0], reverse)
     return found
 
 

@@ -159,6 +159,10 @@ def test_arrays_of_other_libraries_come_and_go_without_a_copy() -> None:
         assert mr.Tensor(Foreign(array), dtype="float32").dtype == "float32"
         with pytest.raises(ArgumentError, match="gaps between its elements"):
             mr.Tensor(Foreign(array[:, ::2]))
+        given = Foreign(np.ones((2, 3, 4), "float32"))
+        assert np.array_equal(mr.layers.Reshape((12,))(given), np.ones((2, 12)))  # a layer takes it, too
+        assert np.array_equal(mr.ops.tanh(given), np.tanh(given.array))
+        assert mr.layers.Reshape((12,), dtype="float64")(given).dtype == "float64"
     assert not hasattr(mr.Tensor(1.0), "__cuda_array_interface__")
     weight = mr.Variable(t)
     assert type(weight.value) is np.ndarray
