@@ -7,7 +7,9 @@ import html
 import importlib
 import inspect
 import io
+import re
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,19 @@ def show(figure: Any, label: str) -> Any:
     return HTML(text.replace("<svg ", described, 1))
 
 
+def table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> Any:
+    """A table; text between backticks is code, between double stars bold."""
+
+    def shown(cell: Any) -> str:
+        text = re.sub(r"`(.+?)`", r"<code>\1</code>", html.escape(str(cell)))
+        return re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", text)
+
+    lines = [f"<tr>{''.join(f'<th>{shown(cell)}</th>' for cell in head)}</tr>"]
+    lines += [f"<tr>{''.join(f'<td>{shown(cell)}</td>' for cell in row)}</tr>" for row in rows]
+    style = 'class="docutils" style="display: block; overflow-x: auto; width: fit-content; max-width: 100%"'
+    return HTML(f"<table {style}>{''.join(lines)}</table>")
+
+
 def excerpt(module: str, name: str) -> Any:
     """The statement of a module that defines a name, as highlighted code."""
     source = inspect.getsource(importlib.import_module(module))
@@ -72,7 +87,5 @@ def module_lines(package: str, descriptions: dict[str, str]) -> Any:
     if found != set(descriptions):
         raise LookupError(f"files of {package} that differ from their table: {sorted(found ^ set(descriptions))}")
     counts = {stem: len((folder / f"{stem}.py").read_text().splitlines()) for stem in descriptions}
-    rows = [f"| `{stem}.py` | {counts[stem]} | {text} |" for stem, text in descriptions.items()]
-    return Markdown(
-        "\n".join(["| file | lines | what |", "|---|---|---|", *rows, f"| together | {sum(counts.values())} | |"])
-    )
+    rows: list[Sequence[Any]] = [(f"`{stem}.py`", counts[stem], text) for stem, text in descriptions.items()]
+    return table(("file", "lines", "what"), [*rows, ("together", sum(counts.values()), "")])

@@ -14,6 +14,7 @@ from ..loop_program import places_of_buffers
 from ..lower import Lowering
 from .counts import ArrayOf, BlockCounts, Counts, of_block
 from .device import Limits
+from .fit import Fit, fit_block, fit_grid
 from .schedule import Launch, Plan
 
 
@@ -94,6 +95,11 @@ def of_plan(plan: Plan, lowering: Lowering, rows: int, length: int) -> list[Laun
 
         found.append(LaunchCounts(launch, blocks, length if launch.each == "step" else 1, of))
     return found
+
+
+def fits(lowering: Lowering, gpu: Gpu, schedule: str) -> bool:
+    """Whether a loop program can be run on the device by "block" or "grid"."""
+    return isinstance({"block": fit_block, "grid": fit_grid}[schedule](lowering, gpu.limits), Fit)
 
 
 def loop_of(counts: Iterable[LaunchCounts]) -> LaunchCounts:
