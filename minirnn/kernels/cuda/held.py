@@ -28,7 +28,10 @@ def _numbers(*given: Any) -> list[int] | None:
 
 
 def _hold(typing: Any, array: Any, at: Any, step: Any, count: Any, most: Any) -> Any:
-    """`most` values of which the first `count` are elements, `step` apart; the others are zero and not read."""
+    """`most` values of which the first `count` are elements, `step` apart; the others are zero and not read.
+
+    A number of the text as `step` saves the registers of so many addresses.
+    """
     numbers = _numbers(most)
     if numbers is None:
         return None
