@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 Buffer = Any
 
 
+# Starts a kernel: (kernel, launch, blocks, first, steps, done).
+Launcher = Callable[[Any, "Launch", tuple[int, int], int, int, int], None]
+
+
 class Limits(NamedTuple):
     """What a device has; registers, shared memory and threads are those of one block."""
 
@@ -69,13 +73,12 @@ class Device(Protocol):
     def cooperative_blocks(self, kernel: Any, threads: int, shared: int) -> int:
         """How many blocks of a cooperative kernel the device can hold at once."""
 
-    def launch(self, kernel: Any, launch: Launch, blocks: tuple[int, int], arguments: list[Any], stream: Any) -> None:
-        """Start a kernel with that many blocks; whole numbers and buffers are its arguments."""
+    def launcher(self, kernel: Any, arguments: list[Any], stream: Any) -> Launcher:
+        """What starts kernels that take the same arguments as `kernel`, from the fourth on these.
 
-    def starter(
-        self, kernel: Any, launch: Launch, blocks: tuple[int, int], arguments: list[Any], stream: Any
-    ) -> Callable[[int], None]:
-        """What launches a kernel that is not cooperative again and again, with another first argument each time."""
+        Whole numbers and buffers are arguments; the launcher takes a kernel, how it is launched, the numbers of
+        blocks along two axes, and the first three arguments.
+        """
 
     def stream(self, handle: int) -> Any:
         """The stream of this number, as CUDA, CuPy and torch know it."""
@@ -175,16 +178,9 @@ class NumbaDevice:
     def cooperative_blocks(self, kernel: Any, threads: int, shared: int) -> int:
         return int(kernel.max_cooperative_grid_blocks(threads, shared))
 
-    def launch(self, kernel: Any, launch: Launch, blocks: tuple[int, int], arguments: list[Any], stream: Any) -> None:
-        self._target.start(kernel, blocks, launch.threads, launch.shared, arguments, stream or 0)
-
-    def starter(
-        self, kernel: Any, launch: Launch, blocks: tuple[int, int], arguments: list[Any], stream: Any
-    ) -> Callable[[int], None]:
-        start_with: Callable[[int], None] = self._target.starter(
-            kernel, blocks, launch.threads, launch.shared, arguments, stream or 0
-        )
-        return start_with
+    def launcher(self, kernel: Any, arguments: list[Any], stream: Any) -> Launcher:
+        start = self._target.launcher(kernel, arguments, stream or 0)
+        return lambda kernel, launch, blocks, *first: start(kernel, blocks, launch.threads, launch.shared, first)
 
     def stream(self, handle: int) -> Any:
         return self._cuda.external_stream(handle)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Callable
 from operator import is_
 from typing import Any, NamedTuple
 
@@ -34,7 +33,7 @@ from ..sums import Sums
 from . import device as devices
 from . import streams
 from .arrays import DeviceArray, made, sent, sent_once
-from .device import Device
+from .device import Device, Launcher
 from .schedule import Launch, plan
 
 # Scratch memory of a block of time steps: few launches, and room left for sequences.
@@ -222,26 +221,28 @@ class Kernel(LoopProgram):
         checked = self.lowering.checked
         status = sent(np.zeros(2, np.int64), device, stream) if checked else sizes
         begin = 0 if direction > 0 else length - 1
+        if not self.launches:  # every result is one of the things given
+            return
         with _scratch_of(device, stream) as scratch:
             arguments = [None if x is None else x.buffer(stream) for x in placed]
             for number, dtype in self.work:
                 arguments[number] = scratch.of(dtype, used.get(dtype, 0))
             rest = [begin, direction, self.batch, sizes.buffer(stream), status.buffer(stream), *arguments]
+            launcher = device.launcher(self.launches[0].kernel, rest, stream)
             for started in self._those("begin"):
-                self._start(started, 0, length, 0, rest, stream)
+                self._start(launcher, started, 0, length, 0)
             for done in range(0, length, block):
                 steps = min(block, length - done)
                 for each, group in self.groups:
                     if each == "once":
                         for started in group:
-                            self._start(started, 0, steps, done, rest, stream)
+                            self._start(launcher, started, 0, steps, done)
                     elif each == "step":
-                        starters = [self._starter(started, done, rest, stream) for started in group]
                         for s in range(steps):
-                            for start_with in starters:
-                                start_with(s)
+                            for started in group:
+                                self._start(launcher, started, s, 1, done)
             for started in self._those("end"):
-                self._start(started, 0, length, length, rest, stream)
+                self._start(launcher, started, 0, length, length)
         if checked:
             entry, entries = status.host()
             if entries:
@@ -250,14 +251,9 @@ class Kernel(LoopProgram):
     def _those(self, each: str) -> list[_Started]:
         return [started for started in self.launches if started.launch.each == each]
 
-    def _start(self, started: _Started, first: int, steps: int, done: int, rest: list[Any], stream: Any) -> None:
+    def _start(self, launcher: Launcher, started: _Started, first: int, steps: int, done: int) -> None:
         launch, kernel = started
-        blocks = launch.grid(self.batch, steps)
-        self.device.launch(kernel, launch, blocks, [first, steps, done, *rest], stream)
-
-    def _starter(self, started: _Started, done: int, rest: list[Any], stream: Any) -> Callable[[int], None]:
-        launch, kernel = started
-        return self.device.starter(kernel, launch, launch.grid(self.batch, 1), [0, 1, done, *rest], stream)
+        launcher(kernel, launch, launch.grid(self.batch, steps), first, steps, done)
 
 
 class _OnHost:

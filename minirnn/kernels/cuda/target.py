@@ -15,6 +15,7 @@ when it is first asked for; a successor of the package numba-cuda takes its plac
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import hashlib
 import importlib
@@ -23,7 +24,7 @@ import os
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -89,34 +90,28 @@ def _module(text: str) -> types.ModuleType:
     return module
 
 
-def start(kernel: Any, blocks: tuple[int, int], threads: int, shared: int, arguments: list[Any], stream: Any) -> None:
-    """Launch what `Compiled.launchable` gave; stream: 0 or a stream of numba.cuda.  It has not run on a device."""
-    from numba.cuda.cudadrv.driver import _to_core_stream
+def launcher(kernel: Any, arguments: list[Any], stream: Any) -> Callable[..., None]:
+    """What launches kernels of one signature, such as `kernel`, whose arguments from the fourth on are these.
 
-    kernel.launch(arguments, (*blocks, 1), (threads, 1, 1), _to_core_stream(stream), shared)
-
-
-def starter(
-    kernel: Any, blocks: tuple[int, int], threads: int, shared: int, arguments: list[Any], stream: Any
-) -> Callable[[int], None]:
-    """What launches it with another first argument each time; the others are prepared once, which costs more.
-
-    Not for cooperative kernels.  It has not run on a device.
+    It takes (kernel, blocks, threads, shared, first three arguments); `Compiled.launchable` gave the kernels, stream
+    is 0 or one of numba.cuda.  The arguments are prepared once, which takes longer than a launch.  It has not run on
+    a device.
     """
     from cuda.core import LaunchConfig, launch
+    from numba.cuda._compat import CUDA_CORE_GE_1_0
     from numba.cuda.cudadrv.driver import _to_core_stream
 
-    prepared: list[Any] = []
-    for kind, value in zip(kernel.argument_types, arguments, strict=True):
+    together = "is_cooperative" if CUDA_CORE_GE_1_0 else "cooperative_launch"
+    on, prepared = _to_core_stream(stream), list[Any]()
+    for kind, value in zip(kernel.argument_types[3:], arguments, strict=True):
         kernel._prepare_args(kind, value, stream, [], prepared)
-    function = kernel._codelibrary.get_cufunc().kernel
-    config = LaunchConfig(grid=(*blocks, 1), block=(threads, 1, 1), shmem_size=shared)
-    on, number = _to_core_stream(stream), type(prepared[0])
 
-    def start_with(first: int) -> None:
-        launch(on, config, function, number(first), *prepared[1:])
+    def start(kernel: Any, blocks: tuple[int, int], threads: int, shared: int, numbers: Iterable[int]) -> None:
+        options = {"grid": (*blocks, 1), "block": (threads, 1, 1), "shmem_size": shared, together: kernel.cooperative}
+        config = LaunchConfig(**options)
+        launch(on, config, kernel._codelibrary.get_cufunc().kernel, *map(ctypes.c_int64, numbers), *prepared)
 
-    return start_with
+    return start
 
 
 # from a function to machine code ------------------------------------------------------------------

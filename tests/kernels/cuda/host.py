@@ -203,10 +203,8 @@ class HostDevice:
         without = self.without.get(name, 0)
         kernel.run(blocks, launch.threads, *arguments, shared=launch.shared, seed=self.seed, without=without)
 
-    def starter(
-        self, kernel: HostKernel, launch: Any, blocks: tuple[int, int], arguments: list[Any], stream: Any
-    ) -> Any:
-        return lambda first: self.launch(kernel, launch, blocks, [first, *arguments[1:]], stream)
+    def launcher(self, kernel: HostKernel, arguments: list[Any], stream: Any) -> Any:
+        return lambda kernel, launch, blocks, *first: self.launch(kernel, launch, blocks, [*first, *arguments], stream)
 
     def stream(self, handle: int) -> Any:
         return handle

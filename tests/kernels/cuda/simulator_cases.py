@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -68,10 +67,8 @@ class SimulatedDevice:
         self.launched += 1
         kernel[blocks, launch.threads](*arguments)
 
-    def starter(
-        self, kernel: Any, launch: Any, blocks: tuple[int, int], arguments: list[Any], stream: Any
-    ) -> Callable[[int], None]:
-        return lambda first: self.launch(kernel, launch, blocks, [first, *arguments[1:]], stream)
+    def launcher(self, kernel: Any, arguments: list[Any], stream: Any) -> Any:
+        return lambda kernel, launch, blocks, *first: self.launch(kernel, launch, blocks, [*first, *arguments], stream)
 
     def wait(self, stream: Any) -> None:
         pass
