@@ -7,7 +7,6 @@ and every operation on it, works on the copy on the host, which is made once.
 from __future__ import annotations
 
 import math
-import weakref
 from typing import Any
 
 import numpy as np
@@ -16,29 +15,8 @@ from numpy.lib.stride_tricks import as_strided
 
 from ...autodiff.elsewhere import register_array_type
 from . import streams
-from .device import Buffer, Device, current, too_little
-
-
-class Memory:
-    """A buffer of a device, the stream that writes it, and the copy of it on the host once there is one."""
-
-    def __init__(self, device: Device, buffer: Buffer, stream: Any, owner: Any = None) -> None:
-        self.device, self.buffer, self.stream = device, buffer, stream
-        self.owner = owner  # whose memory it is, if it is not ours
-        self._host: np.ndarray | None = None
-
-    def host(self) -> np.ndarray:
-        """The copy on the host, flat."""
-        if self._host is None:
-            self._host = self.device.to_host(self.buffer, self.stream)
-        return self._host
-
-    def for_stream(self, stream: Any) -> Buffer:
-        """The buffer, once another stream that writes it has done so."""
-        if self.stream is not stream:
-            self.device.wait(self.stream)
-            self.stream = stream
-        return self.buffer
+from .device import Buffer, Device, current
+from .memory import Memory, copied, copied_once, taken
 
 
 class DeviceArray(NDArrayOperatorsMixin):
@@ -93,7 +71,7 @@ class DeviceArray(NDArrayOperatorsMixin):
     def host(self) -> np.ndarray:
         """NumPy's array of the same elements, which nobody may change."""
         memory = self.memory
-        if self.is_dense and self.size < memory.buffer.size and memory._host is None:
+        if self.is_dense and self.size < memory.buffer.size and not memory.is_on_host:
             return memory.device.to_host(self.buffer(memory.stream), memory.stream).reshape(self.shape)
         return as_strided(memory.host()[self.first :], self.shape, self.strides)
 
@@ -154,6 +132,7 @@ class DeviceArray(NDArrayOperatorsMixin):
         """Where the elements are, for other libraries; they must not write to them."""
         memory = self.memory
         memory.device.wait(memory.stream)
+        memory.is_known_elsewhere = True
         at = memory.device.address(memory.buffer) + self.first * self.dtype.itemsize if self.size else 0
         return {
             "shape": self.shape,
@@ -200,49 +179,17 @@ def _address(array: np.ndarray) -> int:
 # to the device -----------------------------------------------------------------------------------
 def made(shape: tuple[int, ...], dtype: Any, device: Device, stream: Any) -> DeviceArray:
     """A new array, whose elements are not set."""
-    size = math.prod(shape)
-    try:
-        buffer = device.empty(size, dtype)
-    except MemoryError:
-        _sent.clear()  # copies of what is on the host, which can be made again
-        try:
-            buffer = device.empty(size, dtype)
-        except MemoryError:
-            raise too_little(size * np.dtype(dtype).itemsize, device) from None
-    return DeviceArray(Memory(device, buffer, stream), shape, dtype)
+    return DeviceArray(taken(math.prod(shape), dtype, device, stream), shape, dtype)
 
 
 def sent(array: Any, device: Device, stream: Any) -> DeviceArray:
     """A new array with the elements of NumPy's."""
-    host = np.ascontiguousarray(array)
-    try:
-        buffer = device.to_device(host, stream)
-    except MemoryError:
-        _sent.clear()
-        try:
-            buffer = device.to_device(host, stream)
-        except MemoryError:
-            raise too_little(host.nbytes, device) from None
-    return DeviceArray(Memory(device, buffer, stream), array.shape, array.dtype)
-
-
-# The copies of arrays on the host that never change, as long as those live.
-_sent: dict[tuple[Any, ...], tuple[Any, DeviceArray]] = {}
+    return DeviceArray(copied(np.ascontiguousarray(array), device, stream), array.shape, array.dtype)
 
 
 def sent_once(array: np.ndarray, device: Device, stream: Any) -> DeviceArray:
-    """The same for an array that never changes: the copy is kept as long as it lives.
-
-    Another view of all of an array, such as the same axes exchanged once more, is the same array.
-    """
-    owner = array.base if type(array.base) is np.ndarray and array.base.size == array.size else array
-    key = (id(device), id(owner), array.shape, array.strides, _address(array))
-    found = _sent.get(key)
-    if found is not None and found[0]() is owner:
-        return found[1]
-    copy = sent(array, device, stream)
-    _sent[key] = (weakref.ref(owner, lambda gone: _sent.pop(key, None)), copy)
-    return copy
+    """The same for an array that never changes: there is one copy, as long as it lives."""
+    return DeviceArray(copied_once(array, device, stream), array.shape, array.dtype)
 
 
 def adopted(owner: Any) -> DeviceArray:

@@ -35,6 +35,7 @@ class Limits(NamedTuple):
     shared_per_block: int = 48 * 1024
     threads_per_block: int = 1024
     capability: tuple[int, int] = (8, 0)
+    kept_bytes: int = 0  # of memory that is not given back, but kept for later arrays
 
 
 class Device(Protocol):
@@ -118,6 +119,9 @@ _WHAT = 'engine "cuda" cannot run here'
 _FIX = 'mr.engine("cpu") gives the same bits; "cuda" needs an NVIDIA GPU and its driver'
 
 
+_KEPT_BYTES = 1 << 29
+
+
 class NumbaDevice:
     """The current CUDA device, through numba-cuda.  What is written here has not run on one."""
 
@@ -141,6 +145,7 @@ class NumbaDevice:
             shared_per_block=min(device.MAX_SHARED_MEMORY_PER_BLOCK, Limits().shared_per_block),
             threads_per_block=device.MAX_THREADS_PER_BLOCK,
             capability=tuple(device.compute_capability),
+            kept_bytes=_KEPT_BYTES,
         )
 
     # memory ------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 import minirnn as mr
 from minirnn import config
 from minirnn.errors import ArgumentError, EngineError
-from minirnn.kernels.cuda import arrays, device, streams, target
+from minirnn.kernels.cuda import arrays, device, memory, streams, target
 
 from .host import HostDevice
 
@@ -112,7 +112,7 @@ class SmallDevice(HostDevice):
         return super().to_device(array, stream)
 
     def take(self, count: int) -> None:
-        if count + 8 * len(arrays._sent) > self.room:
+        if count + 8 * len(memory._sent) > self.room:
             raise MemoryError
 
     def free_memory(self) -> int:
@@ -127,7 +127,36 @@ def test_too_little_memory_is_named() -> None:
         kept = np.zeros(5)
         arrays.sent_once(kept, small, None)
         arrays.made((125,), "float64", small, None)  # for which the copy has to go
-        assert not arrays._sent
+        assert not memory._sent
+
+
+def test_memory_is_kept_for_the_next_array_of_its_size() -> None:
+    keeping = HostDevice(limits=device.Limits(kept_bytes=100))
+    with device.using(keeping):
+
+        def where(size: int, stream: Any = None) -> int:
+            """Where an array is that nobody holds afterwards."""
+            made = arrays.made((size,), "float32", keeping, stream)
+            return keeping.address(made.memory.buffer)
+
+        first = arrays.made((10,), "float32", keeping, None)
+        second = arrays.made((10,), "float32", keeping, None)
+        at = keeping.address(first.memory.buffer)
+        view = first[2:]
+        del first
+        assert where(10) != at  # the view holds it
+        del view
+        assert where(10) == where(10)
+        assert where(10, "another stream") not in (at, keeping.address(second.memory.buffer))
+        assert where(11) == where(11)
+        shown = arrays.made((12,), "float32", keeping, None)
+        at = shown.__cuda_array_interface__["data"][0]
+        held = shown.memory.buffer  # as another library may
+        del shown
+        assert where(12) != at == keeping.address(held)
+        assert 80 <= sum(memory._kept_bytes.values()) <= 100
+    memory._kept.clear()
+    memory._kept_bytes.clear()
 
 
 # arrays of the device ------------------------------------------------------------------------------

@@ -45,7 +45,8 @@ class CountingDevice(HostDevice):
 
 @pytest.fixture
 def host() -> Iterator[CountingDevice]:
-    with device.using(CountingDevice(seed=1)) as made, mr.cuda.schedule("step"):
+    limits = device.Limits(multiprocessors=3, kept_bytes=1 << 20)
+    with device.using(CountingDevice(seed=1, limits=limits)) as made, mr.cuda.schedule("step"):
         yield made
 
 
