@@ -79,7 +79,7 @@ def skip_without_needs(example: str) -> None:
             pytest.skip(f"{package} is not installed: {INSTALLED_BY[package]}")
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", [n if n == "seed.py" else pytest.param(n, marks=pytest.mark.slow) for n in SCRIPTS])
 def test_it_runs_as_a_script(name: str, tmp_path: Path) -> None:
     skip_without_needs(name)
     arguments, last_line = SCRIPTS[name]
@@ -143,6 +143,7 @@ def test_the_seed_program_with_state_outputs_returns_a_bare_tensor() -> None:
     assert max_error(found, names["container"](sequences=x)[1]) < 1e-6
 
 
+@pytest.mark.slow
 def test_the_utterances_are_those_of_the_data_set() -> None:
     utterances = names_of("speakers.py")["utterances"]
     for part, lengths, share in (
@@ -154,6 +155,7 @@ def test_the_utterances_are_those_of_the_data_set() -> None:
         assert np.bincount(y).tolist() == share
 
 
+@pytest.mark.slow
 def test_the_gaps_of_the_series_are_masked_and_weigh_nothing() -> None:
     names = names_of("co2.py")
     days, values = names["weekly"]()
@@ -166,6 +168,7 @@ def test_the_gaps_of_the_series_are_masked_and_weigh_nothing() -> None:
     np.testing.assert_allclose(level + 5 * targets[..., 0], values[None, start : start + 104])
 
 
+@pytest.mark.slow
 def test_dates_are_encoded_with_padding_behind() -> None:
     names = names_of("dates.py")
     pairs = list(names["dates"](200, random.Random(2)))
@@ -177,6 +180,7 @@ def test_dates_are_encoded_with_padding_behind() -> None:
         assert "".join(names["CHARACTERS"][i] for i in characters) == written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("example", "reader"), [("co2.py", "weekly"), ("speakers.py", "utterances")])
 def test_data_that_is_missing_is_named_with_its_command(
     example: str, reader: str, monkeypatch: pytest.MonkeyPatch
