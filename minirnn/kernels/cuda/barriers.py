@@ -9,12 +9,12 @@ a block of time never meets itself again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..lower import Lowering
-from ..program import Buffer, Chain, Fill, Gather, Let, Load, Move, Nest, Product, Reduce, Window, Write
+from ..program import ONE, ROWS_KEY, Affine, Buffer, Chain, Fill, Gather, Load, Move, Nest, Product, Reduce, Window, Write, along
 
 NONE, BLOCK, GRID = 0, 1, 2  # the strength of a barrier
 _STEPS = 4  # of the loop that are looked at: more than carries have places, and once around
@@ -50,34 +50,27 @@ class Phase:
 
 
 class Region(NamedTuple):
-    """The buffer that an offset of the scratch memory leads to, and what is left of the offset."""
+    """The buffer that an offset of the scratch memory leads to, its place there if it has two, and whether steps have one each."""
 
     buffer: str
     turn: int | None
     clocked: bool
-    rest: Any
 
 
 def region_of(load: Load | Write) -> Region | None:
     """Where an access goes; None for memory that is only read, or only written, in a kernel."""
     if load.array.role != "work":
         return None
-    buffer, turn, clocked = "", None, False
-    rest: list[Any] = []
-    for variable, coefficient in load.offset.terms:
+    for variable, _ in load.offset.terms:
         if variable.endswith(("_at_now", "_at_next")):
             buffer, _, which = variable.rpartition("_")
-            turn = int(which == "next")
-        elif variable == "s" and any(size.key[0] == "pace" for size in coefficient):
-            clocked = True
-        else:
-            rest.append((variable, tuple(sorted((size.key for size in coefficient), key=str))))
+            return Region(buffer, int(which == "next"), False)
+    paced = any(variable == "s" for variable, _ in load.offset.terms)
     for coefficient in load.offset.constants:
         if len(coefficient) == 1 and coefficient[0].key[0] == "at":
-            buffer, turn = coefficient[0].key[1], coefficient[0].key[2] if len(coefficient[0].key) > 2 else None
-        else:
-            rest.append(("", tuple(sorted((size.key for size in coefficient), key=str))))
-    return Region(buffer, turn, clocked, tuple(sorted(rest, key=str)))
+            key = coefficient[0].key
+            return Region(key[1], key[2] if len(key) > 2 else None, paced)
+    raise AssertionError("an offset of scratch memory that leads to no buffer")
 
 
 Inside = Callable[[Any, "Load | Write"], bool]
@@ -94,67 +87,101 @@ def accesses_of(statement: Any, inside: Inside = always) -> list[Access]:
     inside: whether the blocks that share out the statement touch different elements of what it reads or writes.
     """
     if isinstance(statement, Nest):
-        return _accesses_of_nest(statement, inside)
-    if isinstance(statement, Product):
-        reads, writes, again = [statement.a], [statement.out], False
-    elif isinstance(statement, Chain):
-        reads, writes, again = [statement.a, statement.b], [statement.out], False
-    elif isinstance(statement, Reduce):
-        reads, writes, again = [statement.source], [statement.out], False
-    elif isinstance(statement, Gather):
-        other = (statement.other, statement.table) if statement.adds else (statement.table, statement.other)
-        reads, writes, again = [statement.index, other[0]], [other[1]], statement.adds
-    elif isinstance(statement, Window):
-        other = (statement.small, statement.large) if statement.adds else (statement.large, statement.small)
-        reads, writes, again = [other[0]], [other[1]], statement.adds
-    elif isinstance(statement, Fill):
-        reads, writes, again = [], [Load(statement.array, statement.offset)], True
+        axes = [(variable, (size,)) for variable, size in zip(statement.variables, statement.space, strict=True)]
+        loads = [part if isinstance(part, Write) else part.expression for part in statement.body]
+        found = [(load, axes, isinstance(load, Write), False) for load in loads if isinstance(load, Load | Write)]
     else:
-        assert isinstance(statement, Move)
-        reads, writes, again = [statement.source], [statement.target], False
-    return _accesses(statement, reads, writes, again, inside)
-
-
-def _accesses(
-    statement: Any, reads: list[Load], writes: list[Load], again: bool, inside: Inside
-) -> list[Access]:
+        found = list(_of_statement(statement))
     made = []
-    for load in [*reads, *writes]:
+    for load, shared_out, writes, again in found:
         region = region_of(load)
         if region is not None:
-            owner = ("statement", id(statement), region.rest)
-            is_written = any(load is w for w in writes)
+            # Threads share out all index spaces in one way, so that equal spaces and offsets mean equal threads.
+            owner = ("any", id(statement)) if shared_out is None else _by_place(shared_out, load.offset)
             alone = inside(statement, load)
-            made.append(Access(region.buffer, is_written, owner, region.turn, region.clocked, alone, again))
+            made.append(Access(region.buffer, writes, owner, region.turn, region.clocked, alone, again))
     return made
 
 
-def _accesses_of_nest(nest: Nest, inside: Inside) -> list[Access]:
-    made = []
-    for part in nest.body:
-        load = part if isinstance(part, Write) else part.expression if isinstance(part, Let) else None
-        region = region_of(load) if isinstance(load, Load | Write) else None
-        if region is not None and load is not None:
-            # Threads share out the index space of a nest in one way, so that equal spaces mean equal threads.
-            owner = ("nest", tuple(size.key for size in nest.space), region.rest)
-            alone = inside(nest, load)
-            made.append(Access(region.buffer, isinstance(part, Write), owner, region.turn, region.clocked, alone))
-    return made
+_Axes = list[tuple[str, Any]]
 
 
-def needed(phases: list[Phase], repeats: bool) -> dict[int, int]:
+def _of_statement(statement: Any) -> Iterator[tuple[Any, _Axes | None, bool, bool]]:
+    """Each place of a statement, the axes along which threads share it out if they do, whether it is written, and again."""
+    loops = [(v, (size,)) for v, size in zip(getattr(statement, "variables", ()), getattr(statement, "loops", ()), strict=False)]
+    if isinstance(statement, Product):
+        row, column = along("row").scaled_by(statement.out_row), along("column")
+        out = Load(statement.out.array, statement.out.offset.plus(row).plus(column))
+        yield statement.a, None, False, False
+        yield out, [*loops, ("row", statement.rows), ("column", statement.columns)], True, False
+    elif isinstance(statement, Chain):
+        yield statement.a, None, False, False
+        yield statement.b, None, False, False
+        yield statement.out, [(f"i{k}", (size,)) for k, size in enumerate(statement.space)], True, False
+    elif isinstance(statement, Reduce):
+        yield statement.source, None, False, False
+        columns = () if statement.columns is None else (statement.columns,)
+        out = Load(statement.out.array, statement.out.offset.plus(along("column") if columns else Affine()))
+        yield out, [*loops, ("column", columns)], True, False
+    elif isinstance(statement, Gather | Window):
+        large, small = (statement.table, statement.other) if isinstance(statement, Gather) else (statement.large, statement.small)
+        if isinstance(statement, Gather):
+            yield statement.index, None, False, False
+        yield (small if statement.adds else large), None, False, False
+        yield (large if statement.adds else small), None, True, statement.adds
+    elif isinstance(statement, Fill):
+        yield Load(statement.array, statement.offset), None, True, True
+    else:
+        assert isinstance(statement, Move)
+        yield statement.source, None, False, False
+        yield statement.target, None, True, False
+
+
+def _by_place(axes: _Axes, offset: Affine) -> Any:
+    """Equal for accesses in which every thread has the same elements: what is counted, and the way through memory.
+
+    Neighbouring axes that go through memory as one count as one, but not the batch's.
+    """
+    kept = [(v, tuple(s for s in count if s != ONE)) for v, count in axes]
+    made: list[tuple[tuple[Any, ...], tuple[Any, ...] | None]] = []
+    for variable, count in kept:
+        if not count:
+            continue
+        counted = _keys(count)
+        stride = offset.stride_of(variable)
+        pace = None if stride is None else _keys(stride)
+        if made and pace is not None and made[-1][1] == _sorted((*pace, *counted)) and ROWS_KEY not in made[-1][0]:
+            made[-1] = _sorted((*made[-1][0], *counted)), pace
+        else:
+            made.append((counted, pace))
+    variables = {variable for variable, _ in kept}
+    rest = [(v, _keys(c)) for v, c in offset.terms if v not in variables]
+    return tuple(made), _sorted(rest), _sorted(_keys(c) for c in offset.constants)
+
+
+def _keys(count: Any) -> tuple[Any, ...]:
+    return _sorted(size.key for size in count if size != ONE)
+
+
+def _sorted(found: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(sorted(found, key=str))
+
+
+def needed(phases: list[Phase], repeats: bool, first: int = 0) -> dict[int, int]:
     """The barrier before each phase: its number and its strength, where one is needed.
 
-    As few as there can be of the grid's; none that others make superfluous.
+    As few as there can be of the grid's; none that others make superfluous.  If it `repeats`, the phases from
+    number `first` on are those of a loop.
     """
-    order = _unrolled(phases, _STEPS if repeats else 1)
+    order = [(position, 0) for position in range(first)]
+    order += _unrolled(phases, first, _STEPS if repeats else 1)
     pairs = _conflicts(phases, order)
     found: dict[int, int] = {}
     for strength in (GRID, BLOCK):
         wanted = sorted((p for p in pairs if p[2] == strength), key=lambda p: p[1])
-        for first, second, _ in wanted:
-            if not _kept_apart(order, found, first, second, strength):
-                found[_best(phases, order, first, second)] = strength
+        for a, b, _ in wanted:
+            if not _kept_apart(order, found, a, b, strength):
+                found[_best(phases, order, a, b, first)] = strength
     for position in sorted(found, key=lambda p: -found[p]):
         rest = {p: s for p, s in found.items() if p != position}
         if all(_kept_apart(order, rest, a, b, s) for a, b, s in pairs):
@@ -162,10 +189,10 @@ def needed(phases: list[Phase], repeats: bool) -> dict[int, int]:
     return found
 
 
-def _unrolled(phases: list[Phase], steps: int) -> list[tuple[int, int]]:
+def _unrolled(phases: list[Phase], first: int, steps: int) -> list[tuple[int, int]]:
     """The phases in the order in which a thread comes to them, with the number of the step; inner loops run twice."""
     once: list[int] = []
-    k = 0
+    k = first
     while k < len(phases):
         end = k
         while end < len(phases) and phases[k].inner and phases[end].inner == phases[k].inner:
@@ -211,10 +238,10 @@ def _kept_apart(order: list[tuple[int, int]], barriers: dict[int, int], first: i
     return any(barriers.get(order[k][0], NONE) >= strength for k in range(first + 1, second + 1))
 
 
-def _best(phases: list[Phase], order: list[tuple[int, int]], first: int, second: int) -> int:
-    """The latest place between two for a barrier, outside of inner loops if there is one."""
-    places = [order[k][0] for k in range(first + 1, second + 1)]
-    outside = [p for p in places if not phases[p].inner]
+def _best(phases: list[Phase], order: list[tuple[int, int]], before: int, after: int, first: int) -> int:
+    """The latest place between two for a barrier, before the loop if there is one, or outside of inner loops."""
+    places = [order[k][0] for k in range(before + 1, after + 1)]
+    outside = [p for p in places if p < first] or [p for p in places if not phases[p].inner]
     return (outside or places)[-1]
 
 

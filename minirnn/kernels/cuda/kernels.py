@@ -13,10 +13,10 @@ from ..lower import DTYPES, Lowering
 from ..program import ONE, Buffer, Coefficient, Product, Size
 from ..timesums import TimeSum
 from .emit import print_statement
-from .barriers import read_by_others
+from .barriers import Access, Phase, read_by_others
 from .onchip import Held, OnChip
 from .owners import Owners
-from .parts import Part, parts_of, print_parts
+from .parts import Chunk, Part, chunks_of, parts_of, print_chunks, print_parts
 from .text import CudaText
 
 TARGET = "minirnn.kernels.cuda.target"
@@ -47,17 +47,17 @@ class Printer:
         """A text to print a kernel into."""
         return CudaText(self.lowering, owners or self.owners, self.explained)
 
-    def add(self, name: str, text: CudaText, opens: bool = True, comments: tuple[str, ...] = ()) -> None:
-        """Finish a kernel, of which `text` has the body; `opens`: it begins with what a block owns."""
-        for key, (_, size) in text.sizes.items():
-            self.sizes.setdefault(key, size)
-        numbers = {key: number for number, key in enumerate(self.sizes)}
-        given = {text.sizes[key][0]: f"sizes[{numbers[key]}]" for key in text.sizes}
-        begin: list[str] = []
-        if text.stretches:
-            bind_where_used(text, given, len(numbers))
-        else:
-            begin = [f"    {word} = {where}" for word, where in given.items()]
+    def add(
+        self, name: str, text: CudaText, opens: bool = True, integers: bool = True, comments: tuple[str, ...] = ()
+    ) -> None:
+        """Finish a kernel, of which `text` has the body.
+
+        opens: it begins with what a block owns; integers: and with the names of its integers.
+        """
+        self._number(text)
+        begin = []
+        if integers:
+            begin = [f"    {word} = sizes[{self.numbers[key]}]" for key, (word, _) in text.sizes.items()]
         body, text.lines, text.depth = text.lines, [], 1
         if opens:
             text.owners.opening(text)
@@ -67,6 +67,12 @@ class Printer:
         text.lines = [*notes, "@cuda.jit", head, *begin, *text.lines, *body]
         self.kernels[name] = "\n".join([*_imports(text.lines), "", "", *text.lines]) + "\n"
         self.texts[name] = text
+
+    def _number(self, text: CudaText) -> None:
+        """Give the integers of a kernel numbers among those of the plan."""
+        for key, (_, size) in text.sizes.items():
+            self.sizes.setdefault(key, size)
+        self.numbers = {key: number for number, key in enumerate(self.sizes)}
 
     def buffers(self) -> list[Buffer]:
         """The parts of the scratch memory that the kernels take to be there."""
@@ -82,11 +88,6 @@ class Printer:
         loop = self.lowering.sections["loop"]
         for buffer in read_by_others(self.lowering, loop, inside):
             text.take_turns(buffer)
-        chip.open()
-        text.line("for s in range(first, first + steps):")
-        text.depth += 1
-        open_step(text)
-        places_by_turns(text)  # which are integers of the kernel
         parts: list[Part] = []
         for k, statement in enumerate(loop):
             if id(statement) in chip.held:
@@ -96,9 +97,12 @@ class Printer:
         turning = {key[1] for key in text.by_turns}
         for part in parts:  # of a buffer with two places, a step has the one of its turn
             part.phase.accesses = [a._replace(turn=0) if a.buffer in turning else a for a in part.phase.accesses]
-        text.stretches.append((0, len(text.lines) - 3))
-        print_parts(text, parts, True, text.stretches)
-        self.add(name, text)
+        opening = chunks_of(text, [Part(Phase(), chip.open), Part(Phase(), lambda: _open_loop(text))])
+        chunks = [*opening, *chunks_of(text, parts)]
+        places = places_by_turns(text)  # whose integers the kernel needs, too
+        self._number(text)
+        print_chunks(text, with_integers(text, chunks, places, self.numbers), True, first=3)
+        self.add(name, text, integers=False)
 
     # kernels that every schedule has -------------------------------------------------------------
     def moves(self, name: str, to_start: bool) -> None:
@@ -181,27 +185,40 @@ def open_step(text: CudaText) -> None:
     text.line("turn = (done + s) & 1")
 
 
-def bind_where_used(text: CudaText, given: dict[str, str], count: int) -> None:
-    """Give integers their names in each stretch of a kernel that uses them, from shared memory.
+def _open_loop(text: CudaText) -> None:
+    text.line("for s in range(first, first + steps):")
+    text.depth += 1
+    open_step(text)
 
-    Registers are for weights: an integer that every step needs would have one, or two, for the whole time loop.
-    given: where among the kernel's `count` integers each name stands.
+
+def with_integers(
+    text: CudaText, chunks: list[Chunk], places: dict[str, tuple[str, str]], numbers: dict[Any, int]
+) -> list[Chunk]:
+    """Chunks that get their integers by name from shared memory, and the one that puts them there.
+
+    Registers are for weights: an integer that every step needs would have two of them for the whole time loop.
+    places: of what has two; numbers: of the integers.
     """
-    places = {
-        variable: f"{given[odd]} if turn else {given[even]}" for variable, (even, odd) in places_by_turns(text).items()
-    }
-    for begin, end in reversed(text.stretches):
-        words = set(re.findall(r"\w+", "\n".join(line.partition("  #")[0] for line in text.lines[begin:end])))
-        indent = re.match(" *", text.lines[begin])[0]  # type: ignore[index]
-        shown = {**places, **given}
-        lines = [f"{indent}{word} = {where.replace('sizes', 'integers')}" for word, where in shown.items() if word in words]
-        text.lines[begin:begin] = lines
-    text.lines[:0] = [
-        f"    integers = cuda.shared.array({count}, cuda.types.int64)",
-        f"    for p in range(thread, {count}, threads):",
-        "        integers[p] = sizes[p]",
-        "    cuda.syncthreads()",
-    ]
+    given = {word: f"integers[{numbers[key]}]" for key, (word, _) in text.sizes.items()}
+    turns = {word: f"{given[odd]} if turn else {given[even]}" for word, (even, odd) in places.items()}
+    begin = Chunk(
+        Phase([Access("integers", True, "filled")]),
+        [
+            f"    integers = cuda.shared.array({len(numbers)}, cuda.types.int64)",
+            f"    for p in range(thread, {len(numbers)}, threads):",
+            "        integers[p] = sizes[p]",
+        ],
+    )
+    made = [begin]
+    for phase, lines in chunks:
+        words = set(re.findall(r"\w+", "\n".join(line.partition("  #")[0] for line in lines)))
+        found = [f"{word} = {where}" for word, where in {**turns, **given}.items() if word in words]
+        if found:
+            indent = Chunk(phase, lines).indent
+            phase = Phase([*phase.accesses, Access("integers", False, "read")], phase.inner)
+            lines = [*(indent + line for line in found), *lines]
+        made.append(Chunk(phase, lines))
+    return made
 
 
 def value_of(coefficient: Coefficient, rows: int = 1) -> int:

@@ -266,7 +266,7 @@ class OnChip:
         # Owners differ from those of other products, which use the same memory.
         staged = ("staged", id(product)), ("chains", id(product)), ("added", id(product))
         reads = [a for a in accesses_of(product, inside) if not a.writes]
-        writes = [a for a in accesses_of(product, inside) if a.writes]
+        writes = [a._replace(owner=("held", id(product))) for a in accesses_of(product, inside) if a.writes]
         found = [
             Part(Phase([]), lambda: self._open_rows(h)),
             Part(Phase([*reads, Access(name, True, staged[0], again=True)], number), lambda: self._print_stage(h)),

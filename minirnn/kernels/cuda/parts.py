@@ -28,19 +28,39 @@ def parts_of(text: CudaText, statements: Iterable[Any], inside: Inside = always)
     return found
 
 
-def print_parts(
-    text: CudaText, parts: list[Part], repeats: bool, stretches: list[tuple[int, int]] | None = None
-) -> dict[int, int]:
-    """The lines of all parts, with the barriers that they need; `repeats`: they stand in a loop over steps.
+class Chunk(NamedTuple):
+    """The lines of a part, of which barriers and other lines are put in front."""
 
-    stretches: gets the first line of each part, and the one after its last.
-    """
-    barriers = needed([part.phase for part in parts], repeats)
-    for k, part in enumerate(parts):
-        if k in barriers:
-            text.line("grid.sync()" if barriers[k] == GRID else "cuda.syncthreads()")
-        begin = len(text.lines)
+    phase: Phase
+    lines: list[str]
+
+    @property
+    def indent(self) -> str:
+        """The space before its first line."""
+        first = self.lines[0]
+        return first[: len(first) - len(first.lstrip())]
+
+
+def chunks_of(text: CudaText, parts: Iterable[Part]) -> list[Chunk]:
+    """The lines that parts print, each apart."""
+    found = []
+    for part in parts:
+        before, text.lines = text.lines, []
         part.show()
-        if stretches is not None:
-            stretches.append((begin, len(text.lines)))
-    return barriers
+        found.append(Chunk(part.phase, text.lines))
+        text.lines = before
+    return found
+
+
+def print_chunks(text: CudaText, chunks: list[Chunk], repeats: bool, first: int = 0) -> None:
+    """Lines with the barriers that they need; those from number `first` on stand in a loop over steps if it `repeats`."""
+    barriers = needed([chunk.phase for chunk in chunks], repeats, first)
+    for k, chunk in enumerate(chunks):
+        if k in barriers:
+            text.lines.append(chunk.indent + ("grid.sync()" if barriers[k] == GRID else "cuda.syncthreads()"))
+        text.lines += chunk.lines
+
+
+def print_parts(text: CudaText, parts: list[Part], repeats: bool) -> None:
+    """The lines of all parts, with the barriers that they need; `repeats`: they stand in a loop over steps."""
+    print_chunks(text, chunks_of(text, parts), repeats)

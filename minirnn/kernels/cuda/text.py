@@ -36,8 +36,6 @@ class CudaText(cpu.Text):
     def __init__(self, lowering: Lowering, owners: Owners, explained: bool) -> None:
         super().__init__(lowering, explained, in_order=True)
         self.owners = owners
-        # Lines between which integers get their names anew: (first, after the last).
-        self.stretches: list[tuple[int, int]] = []
         # Where buffers of one step begin that have two places by turns: by their key, a variable and the places.
         self.by_turns: dict[Any, tuple[str, Size, Size]] = {}
 
