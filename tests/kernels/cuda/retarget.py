@@ -2,8 +2,8 @@
 
 Only what names the machine is changed: the target's name, the special registers, barriers, and shared memory,
 which becomes an array of the host.  What a device would do in a way of its own (approximate functions, inline
-assembly) is refused, not imitated.  After the optimiser has run, without vectorising, a call of `checked` stands
-before each load and store.
+assembly) is refused, not imitated.  After variables have become registers, a call of `checked` is put before
+each load and store.
 """
 
 from __future__ import annotations
@@ -52,11 +52,7 @@ def host_code(compiled: Compiled, dynamic_shared: int = 0) -> HostCode:
             each.linkage = "internal"
     whole.verify()
     machine = native().machine()
-    tuning = llvm.create_pipeline_tuning_options(speed_level=1)
-    tuning.loop_vectorization = tuning.slp_vectorization = False
-    tuning.loop_unrolling = False
-    builder = llvm.create_pass_builder(machine, tuning)
-    builder.getModulePassManager().run(whole, builder)
+    _simplify(whole, machine)
     text, constants = _instrumented(str(whole))
     module = llvm.parse_assembly(text)
     engine = llvm.create_mcjit_compiler(module, machine)
@@ -77,7 +73,19 @@ def host_code(compiled: Compiled, dynamic_shared: int = 0) -> HostCode:
     )
 
 
-# before the optimiser -----------------------------------------------------------------------------
+def _simplify(module: Any, machine: Any) -> None:
+    """Variables into registers, and little more: other passes may read what the kernel does not (two neighbours)."""
+    passes = llvm.create_new_module_pass_manager()
+    passes.add_always_inliner_pass()
+    passes.add_simplify_cfg_pass()
+    passes.add_sroa_pass()
+    passes.add_instruction_combine_pass()
+    passes.add_simplify_cfg_pass()
+    passes.add_global_dead_code_eliminate_pass()
+    passes.run(module, llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options()))
+
+
+# before it is simplified -----------------------------------------------------------------------------
 def _retargeted(text: str, shared: dict[str, tuple[int, int, int]], dynamic_shared: int, count: list[int]) -> str:
     """A module's text for the host."""
     text = re.sub(r"^target (triple|datalayout) = .*$", "", text, flags=re.M)
@@ -186,7 +194,7 @@ def _surroundings(compiled: Compiled, dynamic_shared: int) -> str:
     return "\n".join(lines)
 
 
-# after the optimiser ------------------------------------------------------------------------------
+# after that ------------------------------------------------------------------------------
 _LOAD = re.compile(
     r"^  (?:%\S+) = load (?:volatile |atomic )*(?P<kind>.+?), ptr (?P<at>.+?)(?:, align|, !|$| monotonic| seq_cst)"
 )
