@@ -14,6 +14,7 @@ from . import bench, config, layers
 from .demo import charmodel, run
 from .errors import ArgumentError, MinirnnError
 from .kernels import cache
+from .loop import COMPILED
 from .models import load_model
 from .version import __version__
 
@@ -113,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     source = command("source", _source, "print the loop that is compiled for a layer, or for those of a saved model")
     source.add_argument("what", metavar="LAYER|MODEL", help=f"{', '.join(_LAYERS)}, or a file that save wrote")
     source.add_argument("--backward", action="store_true", help="the loop of the gradient")
+    source.add_argument("--engine", choices=COMPILED, default="cpu", help="whose loop: a processor's or a GPU's (cpu)")
     source.add_argument("--dtype", choices=config.FLOAT_DTYPES, help=f"of a layer ({config.current_dtype()})")
 
     kept = command("cache", _cache, "show what compiled kernels are kept, or remove them")
@@ -188,12 +190,12 @@ def _source(options: argparse.Namespace) -> None:
     if options.what in _LAYERS:
         layer = getattr(layers, options.what)(8, return_sequences=True, dtype=options.dtype)
         layer.build((None, None, 5))
-        print(layer.source(pass_), end="")
+        print(layer.source(pass_, options.engine), end="")
         return
     recurrent = [layer for layer in load_model(options.what).layers if hasattr(layer, "source")]
     if not recurrent:
         raise ArgumentError("source: no layer of the model has a loop", got=options.what)
-    print("\n".join(f"# {layer.name}\n{layer.source(pass_)}" for layer in recurrent), end="")
+    print("\n".join(f"# {layer.name}\n{layer.source(pass_, options.engine)}" for layer in recurrent), end="")
 
 
 def _cache(options: argparse.Namespace) -> None:

@@ -44,7 +44,8 @@ def run_forward(graph: StepGraph, arrays: list[Any], length: int, reverse: bool,
     return interpret.run(graph, arrays, length, reverse)
 
 
-for _name in ("cpu", "cuda"):  # what runs outside of a loop gives the same bits on both
+COMPILED = ("cpu", "cuda")  # engines that have a printed loop
+for _name in COMPILED:  # what runs outside of a loop gives the same bits on both
     config.register_array_functions(_name, lambda: importlib.import_module(".kernels.arrays", __package__).FUNCTIONS)
 config.register_device("cuda", lambda: importlib.import_module(".kernels.cuda.device", __package__))
 
@@ -59,6 +60,17 @@ def kernels() -> Any:
 def device_kernels() -> Any:
     """The engine on a device, which is imported when it is first needed."""
     return importlib.import_module(".kernels.cuda.run", __package__)
+
+
+def printed_loop(graph: StepGraph, engine: str) -> str:
+    """What a compiled engine, one of COMPILED, runs for a graph, as text for people."""
+    if engine == "cpu":
+        text: str = kernels().printed.source(graph)
+        return text
+    schedule = config.current_schedule()
+    printed = importlib.import_module(".kernels.cuda.printed", __package__)
+    text = printed.source(graph, None if schedule == "auto" else schedule)
+    return text
 
 
 def run_graph(

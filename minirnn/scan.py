@@ -13,7 +13,7 @@ from .autodiff import elementwise, ops, random, structure, trees
 from .autodiff.holding import hold
 from .autodiff.tensor import Tensor, as_tensor, is_recording
 from .errors import ArgumentError, ShapeError, TraceError
-from .loop import kernels, run_graph
+from .loop import COMPILED, printed_loop, run_graph
 from .stepgraph.adjoint import gradient_graph, is_float
 from .stepgraph.graph import StepGraph, prune
 from .stepgraph.trace import Traced, check_result, current_settings, trace_step, trace_whole_step, trail_of
@@ -157,16 +157,17 @@ def scan_source(
     """The loop that a compiled engine runs for the step: plain Python, with the step's own names and lines.
 
     Takes what `step_graph` takes, and raises as it does; ArgumentError for an engine without a compiler.
+    engine="cuda" gives the kernels of the schedule in force (`mr.config.schedule`) and how they are launched;
+    it needs neither a GPU nor numba-cuda.
 
     >>> import numpy as np
     >>> text = scan_source(lambda h, x: (h * x, None), np.zeros((2, 3)), np.zeros((5, 2, 3)))
     >>> [line.split("#")[0].strip() for line in text.splitlines() if "h * x" in line]
     ['v2 = h * x']
     """
-    if engine != "cpu":
-        raise ArgumentError("scan_source: engine", got=repr(engine), expected='"cpu"')
-    source: str = kernels().printed.source(step_graph(step, init, xs, pass_))
-    return source
+    if engine not in COMPILED:
+        raise ArgumentError("scan_source: engine", got=repr(engine), expected=" or ".join(f'"{e}"' for e in COMPILED))
+    return printed_loop(step_graph(step, init, xs, pass_), engine)
 
 
 Leaves = tuple[list[Any], Any]

@@ -32,10 +32,10 @@ def source(graph: StepGraph) -> str:
     """The printed kernel of a graph, with the names and the lines of the user's step."""
     lowering = lower(graph)
     text = kernel_text(lowering, "step_loop", explained=True)
-    return "\n".join([*_summary(lowering, text), *text.lines]) + "\n"
+    return "\n".join([*summary(lowering, text), *text.lines]) + "\n"
 
 
-def _summary(lowering: Lowering, text: Text) -> list[str]:
+def summary(lowering: Lowering, text: Text) -> list[str]:
     """What the kernel is given and what is computed around it, as comments."""
     names = lowering.names
     lines = []

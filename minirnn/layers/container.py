@@ -343,8 +343,8 @@ class RecurrentContainer(Stateful, Layer):
 
         return step
 
-    def source(self, pass_: str = "forward") -> str:
-        """The loop that engine="cpu" compiles for the container, or for its gradient with pass_="backward".
+    def source(self, pass_: str = "forward", engine: str = "cpu") -> str:
+        """The loop that an engine compiles for the container, or for its gradient with pass_="backward".
 
         For calls without mask and teacher; sizes that the step does not know are taken for others than 1.
         """
@@ -357,7 +357,7 @@ class RecurrentContainer(Stateful, Layer):
         xs, constants = inputs("sequence_inputs", steps, batch), inputs("constant_inputs", batch)
         states = inputs("state_inputs", batch)
         blank = self._blank(inputs("sequence_inputs", batch, steps), constants, states, batch, False)
-        return scan_source(self._over_time(batch, constants, False), (states, blank), (xs, {}, None), pass_)
+        return scan_source(self._over_time(batch, constants, False), (states, blank), (xs, {}, None), pass_, engine)
 
     def _sizes(self, sequences: Any, constants: Any, states: Any, output_length: int | None) -> tuple[int, int]:
         """Batch size and number of steps; ShapeError unless all inputs agree in them."""

@@ -229,8 +229,8 @@ class RNN(Stateful, SequenceLayer):
             self._held.keep(states)
         return self._result(outputs, states)
 
-    def source(self, pass_: str = "forward") -> str:
-        """The loop that engine="cpu" compiles for the layer, or for its gradient with pass_="backward": plain Python.
+    def source(self, pass_: str = "forward", engine: str = "cpu") -> str:
+        """The loop that an engine compiles for the layer, or for its gradient with pass_="backward": plain Python.
 
         For inputs without mask; sizes that the layer does not know are taken for others than 1.  Raises
         ArgumentError before the layer is built.
@@ -242,7 +242,7 @@ class RNN(Stateful, SequenceLayer):
         inputs = xs if self.time_major else self._form.examples((batch, steps), self.dtype)
         states = self.get_initial_state(batch, inputs)
         step, blank = self._step(xs, states, None, False, batch)
-        return scan_source(step, states if blank is None else (states, blank), xs, pass_)
+        return scan_source(step, states if blank is None else (states, blank), xs, pass_, engine)
 
     def _is_repeatable(self, inputs: Any, initial_state: Any) -> bool:
         """Whether calls like one on these inputs go as it went, as far as this class has a say in it."""

@@ -14,7 +14,23 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..lower import Lowering
-from ..program import ONE, ROWS_KEY, Affine, Buffer, Chain, Fill, Gather, Load, Move, Nest, Product, Reduce, Window, Write, along
+from ..program import (
+    ONE,
+    ROWS_KEY,
+    Affine,
+    Buffer,
+    Chain,
+    Fill,
+    Gather,
+    Load,
+    Move,
+    Nest,
+    Product,
+    Reduce,
+    Window,
+    Write,
+    along,
+)
 
 NONE, BLOCK, GRID = 0, 1, 2  # the strength of a barrier
 _STEPS = 4  # of the loop that are looked at: more than carries have places, and once around
@@ -50,7 +66,7 @@ class Phase:
 
 
 class Region(NamedTuple):
-    """The buffer that an offset of the scratch memory leads to, its place there if it has two, and whether steps have one each."""
+    """The buffer that an offset of the scratch memory leads to; `turn` and `clocked` as an Access has them."""
 
     buffer: str
     turn: int | None
@@ -89,7 +105,9 @@ def accesses_of(statement: Any, inside: Inside = always) -> list[Access]:
     if isinstance(statement, Nest):
         axes = [(variable, (size,)) for variable, size in zip(statement.variables, statement.space, strict=True)]
         loads = [part if isinstance(part, Write) else part.expression for part in statement.body]
-        found = [(load, axes, isinstance(load, Write), False) for load in loads if isinstance(load, Load | Write)]
+        found: list[_Place] = [
+            (load, axes, isinstance(load, Write), False) for load in loads if isinstance(load, Load | Write)
+        ]
     else:
         found = list(_of_statement(statement))
     made = []
@@ -104,11 +122,15 @@ def accesses_of(statement: Any, inside: Inside = always) -> list[Access]:
 
 
 _Axes = list[tuple[str, Any]]
+_Place = tuple[Any, _Axes | None, bool, bool]
 
 
-def _of_statement(statement: Any) -> Iterator[tuple[Any, _Axes | None, bool, bool]]:
-    """Each place of a statement, the axes along which threads share it out if they do, whether it is written, and again."""
-    loops = [(v, (size,)) for v, size in zip(getattr(statement, "variables", ()), getattr(statement, "loops", ()), strict=False)]
+def _of_statement(statement: Any) -> Iterator[_Place]:
+    """Each place of a statement: the axes along which threads share it out, if they do; is it written, and again?"""
+    loops = [
+        (v, (size,))
+        for v, size in zip(getattr(statement, "variables", ()), getattr(statement, "loops", ()), strict=False)
+    ]
     if isinstance(statement, Product):
         row, column = along("row").scaled_by(statement.out_row), along("column")
         out = Load(statement.out.array, statement.out.offset.plus(row).plus(column))
@@ -124,7 +146,9 @@ def _of_statement(statement: Any) -> Iterator[tuple[Any, _Axes | None, bool, boo
         out = Load(statement.out.array, statement.out.offset.plus(along("column") if columns else Affine()))
         yield out, [*loops, ("column", columns)], True, False
     elif isinstance(statement, Gather | Window):
-        large, small = (statement.table, statement.other) if isinstance(statement, Gather) else (statement.large, statement.small)
+        large, small = (
+            (statement.table, statement.other) if isinstance(statement, Gather) else (statement.large, statement.small)
+        )
         if isinstance(statement, Gather):
             yield statement.index, None, False, False
         yield (small if statement.adds else large), None, False, False

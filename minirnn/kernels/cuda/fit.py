@@ -10,7 +10,6 @@ from .device import Limits
 from .onchip import Held, can_be_held, other_registers, shared_out
 from .owners import Units
 
-
 _ACROSS_CALLS = 64  # registers for weights
 
 

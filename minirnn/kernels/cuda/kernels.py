@@ -12,8 +12,8 @@ from .. import emit as cpu
 from ..lower import DTYPES, Lowering
 from ..program import ONE, Buffer, Coefficient, Product, Size
 from ..timesums import TimeSum
-from .emit import print_statement
 from .barriers import Access, Phase, read_by_others
+from .emit import print_statement
 from .onchip import Held, OnChip
 from .owners import Owners
 from .parts import Chunk, Part, chunks_of, parts_of, print_chunks, print_parts
@@ -102,7 +102,7 @@ class Printer:
         places = places_by_turns(text)  # whose integers the kernel needs, too
         self._number(text)
         print_chunks(text, with_integers(text, chunks, places, self.numbers), True, first=3)
-        self.add(name, text, integers=False)
+        self.add(name, text, integers=False, comments=("All steps of a block of time, one after the other.",))
 
     # kernels that every schedule has -------------------------------------------------------------
     def moves(self, name: str, to_start: bool) -> None:
@@ -114,7 +114,11 @@ class Printer:
             open_places(text)
         for move in moves:
             print_statement(text, move)
-        self.add(name, text, comments=("The carry into its first place." if to_start else "The carry out of its last place.",))
+        self.add(
+            name,
+            text,
+            comments=("The carry into its first place." if to_start else "The carry out of its last place.",),
+        )
 
     def steps_at_once(self, name: str, statements: list[Any]) -> None:
         """Statements for all steps of a block of time, which the grid's second axis shares out."""
@@ -204,6 +208,7 @@ def with_integers(
     begin = Chunk(
         Phase([Access("integers", True, "filled")]),
         [
+            *(["    # for all steps; registers are for weights"] if text.explained else []),
             f"    integers = cuda.shared.array({len(numbers)}, cuda.types.int64)",
             f"    for p in range(thread, {len(numbers)}, threads):",
             "        integers[p] = sizes[p]",

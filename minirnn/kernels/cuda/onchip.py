@@ -25,7 +25,7 @@ _APART = 16  # bytes between staged blocks, so that threads at different blocks 
 _MOST_ROWS = 8  # that are staged at a time
 _STAGED_BYTES = 40 * 1024
 _INTEGERS_BYTES = 1024  # of a kernel's integers
-# Registers of a thread besides the weights: those of every kernel, and those for each place that a nest reads or writes.
+# Registers of a thread besides the weights: of every kernel, and for each place that a nest reads or writes.
 _BASE_REGISTERS = 22
 _PLACE_REGISTERS = {4: 7, 8: 9}
 _KEPT = (0, 16, 32)  # weights of a block of 64 that may stand in shared memory
@@ -147,7 +147,11 @@ def shared_out(
             chosen = [replace(min(each, key=lambda held: held.registers), kept=kept) for each in fitting]
             weights, used = sum(h.registers for h in chosen), max(h.threads for h in chosen)
             room = min(registers_of(used, limits) - others, limits.registers_per_thread if most is None else most)
-            if weights <= room and all(held.rows for held in chosen) and shared_bytes(chosen) <= limits.shared_per_block:
+            if (
+                weights <= room
+                and all(held.rows for held in chosen)
+                and shared_bytes(chosen) <= limits.shared_per_block
+            ):
                 return chosen
     return None
 
@@ -200,13 +204,16 @@ class OnChip:
         text = self.text
         for dtype in sorted({str(h.dtype) for h in self.held.values()}):
             same = [h for h in self.held.values() if str(h.dtype) == dtype]
-            text.line(f"staged_{dtype} = cuda.shared.array({max(h.rows * h.row_size for h in same)}, cuda.types.{dtype}, 16)")
+            text.line(
+                f"staged_{dtype} = cuda.shared.array({max(h.rows * h.row_size for h in same)}, cuda.types.{dtype}, 16)"
+            )
             if parts := max(h.rows * h.parts_size for h in same):
                 text.line(f"parts_{dtype} = cuda.shared.array({parts}, cuda.types.{dtype})")
         for key, h in self.held.items():
             word = f"_{len(self.weights)}" if self.weights else ""
             column, group, weights, kept = (f"{name}{word}" for name in ("column", "group", "weights", "kept"))
             self.columns[key], self.groups[key], self.weights[key], self.kept[key] = column, group, weights, kept
+            text.say(f"the thread's column, and which of its blocks of {BLOCK} weights it has")
             text.line(f"{column}, {group} = thread % {h.columns}, thread // {h.columns}")
             first = f"{group} * {h.depth * h.all_columns} + " if h.groups > 1 else ""
             count = f"{h.inner} - {group} * {h.depth}" if h.groups > 1 else str(h.inner)
@@ -295,6 +302,7 @@ class OnChip:
     def _print_stage(self, h: Held) -> None:
         text, p = self.text, h.product
         width = h.inner if h.groups == 1 else h.each * h.groups * BLOCK
+        text.say("what is multiplied, for all threads")
         text.line(f"for p in range(thread, some * {width}, threads):")
         text.depth += 1
         text.line(f"row, k = p // {width}, p % {width}")
@@ -347,6 +355,7 @@ class OnChip:
     def _print_sums(self, h: Held) -> None:
         text = self.text
         size = h.each * h.groups
+        text.say("the sums of the blocks, added in order")
         text.line(f"for p in range(thread, some * {h.columns}, threads):")
         text.depth += 1
         text.line(f"row, place = p // {h.columns}, p % {h.columns}")

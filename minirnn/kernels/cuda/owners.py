@@ -36,13 +36,13 @@ class Owners:
         """Say what a block owns."""
         text.line("thread, threads = cuda.threadIdx.x, cuda.blockDim.x")
         if self.shares_rows:
+            text.say("the rows of the batch that are this block's")
             text.line("tile = (rows + cuda.gridDim.x - 1) // cuda.gridDim.x")
             text.line("row_first = cuda.blockIdx.x * tile")
             text.line("row_end = min(row_first + tile, rows)")
             text.line("own_rows = row_end - row_first")
         else:
             text.line("row_first, row_end, own_rows = 0, rows, rows")
-
 
     def is_inside(self, statement: Any, load: Load | Write) -> bool:
         """Whether blocks touch different elements of what a statement reads or writes."""
@@ -79,7 +79,8 @@ class Units(Owners):
         if isinstance(statement, Product):
             if load is statement.a:
                 return False
-            paces, column = [statement.out_row], ()
+            paces: list[Coefficient] = [statement.out_row]
+            column: Coefficient | None = ()
         else:
             last = f"i{len(statement.space) - 1}"
             column = load.offset.stride_of(last)
@@ -109,6 +110,7 @@ class Units(Owners):
 
     def opening(self, text: CudaText) -> None:
         text.line("thread, threads = cuda.threadIdx.x, cuda.blockDim.x")
+        text.say(f"the units, of {self.size}, that are this block's: of every last axis, what belongs to them")
         text.line(f"unit_first = cuda.blockIdx.x * {self.each}")
         if self.size % self.each:
             text.line(f"units = min({self.each}, {self.size} - unit_first)")

@@ -53,7 +53,7 @@ def chunks_of(text: CudaText, parts: Iterable[Part]) -> list[Chunk]:
 
 
 def print_chunks(text: CudaText, chunks: list[Chunk], repeats: bool, first: int = 0) -> None:
-    """Lines with the barriers that they need; those from number `first` on stand in a loop over steps if it `repeats`."""
+    """Lines with the barriers that they need; from number `first` on in a loop over steps if it `repeats`."""
     barriers = needed([chunk.phase for chunk in chunks], repeats, first)
     for k, chunk in enumerate(chunks):
         if k in barriers:

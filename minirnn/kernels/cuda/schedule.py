@@ -21,6 +21,7 @@ from ..shares import can_share
 from .device import Limits
 from .fit import Fit, fit_block, fit_grid
 from .kernels import Printer, open_places, open_step, value_of
+from .outside import move_out
 from .owners import Owners, TiledRows
 from .parts import parts_of, print_parts
 from .tiles import TILE, TILE_THREADS
@@ -65,16 +66,16 @@ def plan(
     limits = limits or Limits()
     if schedule not in (None, *SCHEDULES):
         raise ArgumentError("schedule", got=repr(schedule), expected=", ".join(map(repr, SCHEDULES)))
+    move_out(lowering)
     for name, fit, make in (("block", fit_block, _block_plan), ("grid", fit_grid, _grid_plan)):
         if schedule in (None, name):
             fitted = fit(lowering, limits)
             if isinstance(fitted, Fit):
                 return make(lowering, limits, fitted, explained)
             if schedule == name:
-                raise EngineError(
-                    f'engine "cuda": a step does not fit the schedule "{name}"',
-                    got=fitted.got, expected=fitted.expected, fix='the schedule "step", or none: the first that fits is taken',
-                )  # fmt: skip
+                what = f'engine "cuda": a step does not fit the schedule "{name}"'
+                fix = 'the schedule "step", or "auto", which takes the first that fits'
+                raise EngineError(what, got=fitted.got, expected=fitted.expected, fix=fix)
     return _step_plan(lowering, limits, explained)
 
 

@@ -21,9 +21,10 @@ MAPS = {
 # Integers of Numba grow to 64 bits, and booleans to integers.
 _GROWING = frozenset("add subtract multiply negative abs sign maximum minimum clip relu".split())
 RESERVED = cpu.RESERVED | frozenset(
-    "kept thread threads integers tile tiles row_first row_end row_at own_rows some place count unit_first units turn p q row column group weights staged "
-    "parts shared grid cuda types chosen hold chain chain_aligned negative staged_float32 staged_float64 parts_float32 parts_float64 logical_not tile_count tiled_product "
-    "product_element chain_element sum_of_blocks".split()
+    "thread threads tile tiles row_first row_end row_at own_rows some place count unit_first units turn p q row column "
+    "group weights kept staged parts integers shared grid cuda types hold chain chain_aligned negative logical_not "
+    "staged_float32 staged_float64 parts_float32 parts_float64 tiled_product product_element chain_element "
+    "sum_of_blocks".split()
 )
 
 
@@ -38,6 +39,11 @@ class CudaText(cpu.Text):
         self.owners = owners
         # Where buffers of one step begin that have two places by turns: by their key, a variable and the places.
         self.by_turns: dict[Any, tuple[str, Size, Size]] = {}
+
+    def say(self, words: str) -> None:
+        """Add a comment, in the explained form."""
+        if self.explained:
+            self.line(f"# {words}")
 
     # integers ----------------------------------------------------------------------------------------
     def size(self, size: Size) -> str:
@@ -104,13 +110,10 @@ class CudaText(cpu.Text):
                 opened += 1
         return opened
 
-
     def take_turns(self, buffer: Buffer) -> None:
         """Give a buffer two places, one for even steps and one for odd ones."""
         key = ("at", buffer.name)
-        first, second = (
-            Size((*key, k), 0, f"{buffer.word}_at_{word}") for k, word in enumerate(("first", "second"))
-        )
+        first, second = (Size((*key, k), 0, f"{buffer.word}_at_{word}") for k, word in enumerate(("first", "second")))
         name = self.word(f"{buffer.word}_at") if self.explained else f"{buffer.name}_now"
         self.by_turns[key] = name, first, second
 

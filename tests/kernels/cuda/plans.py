@@ -12,7 +12,7 @@ from minirnn.kernels.arrays import forward_of
 from minirnn.kernels.cuda.schedule import Plan, plan
 from minirnn.kernels.heavy import lower
 from minirnn.kernels.lower import Lowering
-from minirnn.kernels.program import ROWS_KEY, Size
+from minirnn.kernels.program import ROWS_KEY
 from minirnn.stepgraph import interpret
 from minirnn.stepgraph.graph import StepGraph
 
@@ -30,12 +30,15 @@ def random_arrays(graph: StepGraph, length: int, seed: int = 0) -> list[np.ndarr
     rng = np.random.default_rng(seed)
 
     def some(dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
-        if dtype == bool:
+        if dtype.kind == "b":
             return rng.random(shape) < 0.5
-        return (rng.standard_normal(shape) * 0.7).astype(dtype) if dtype.kind == "f" else rng.integers(0, 2, shape, dtype)
+        if dtype.kind != "f":
+            return rng.integers(0, 2, shape, dtype)
+        return (rng.standard_normal(shape) * 0.7).astype(dtype)
 
     carry = [some(t.dtype, t.shape) for t in graph.carry_in]
-    return [*carry, *[some(t.dtype, (length, *t.shape)) for t in graph.xs], *[some(t.dtype, t.shape) for t in graph.closed]]
+    closed = [some(t.dtype, t.shape) for t in graph.closed]
+    return [*carry, *[some(t.dtype, (length, *t.shape)) for t in graph.xs], *closed]
 
 
 def on_cpu(graph: StepGraph, arrays: list[np.ndarray], length: int, reverse: bool) -> list[np.ndarray]:
@@ -46,7 +49,9 @@ def on_cpu(graph: StepGraph, arrays: list[np.ndarray], length: int, reverse: boo
 class Run:
     """A plan on the host; `results` are None where the kernels do not compute them."""
 
-    def __init__(self, graph: StepGraph, schedule: str | None, device: HostDevice | None = None, **options: Any) -> None:
+    def __init__(
+        self, graph: StepGraph, schedule: str | None, device: HostDevice | None = None, **options: Any
+    ) -> None:
         self.graph, self.device = graph, device or HostDevice()
         self.lowering = lower(graph)
         self.plan: Plan = plan(self.lowering, self.device.limits, schedule, **options)
@@ -73,15 +78,16 @@ class Run:
         keys = {array: key for key, array in lowering.arrays.items()}
         buffers = []
         for a in self.arrays:
-            source = lowering.sources.get(a)
+            source: Any = lowering.sources.get(a)
             if a.role == "work":
                 buffers.append(device.empty(work[str(a.dtype)], a.dtype))
             elif a.role in ("y", "stack", "sum", "final"):
                 shape = (length, *source.shape) if a.time else source.shape
                 buffers.append(device.empty(math.prod(shape), a.dtype))
-                values.update({("of", a.name, axis): math.prod(shape[axis + 1 :]) for axis in range(min(2, len(shape)))})
+                values.update({("of", a.name, axis): math.prod(shape[axis + 1 :]) for axis in range(len(shape))})
             else:
-                value = arrays[keys[a][1]] if a.role == "carry" else given[id(source)] if a.role == "x" else env[id(source)]
+                over_time = given if a.role == "x" else env
+                value = arrays[keys[a][1]] if a.role == "carry" else over_time[id(source)]
                 if a.role == "panels":
                     packing = next(p for p in lowering.panels if p.array is a)
                     value = value.transpose(packing.axes)
@@ -152,10 +158,14 @@ def same_bits(found: np.ndarray, wanted: Any) -> bool:
     if found.dtype != wanted.dtype or found.shape != wanted.shape:
         return False
     whole = found.dtype if found.dtype.kind != "f" else np.dtype(f"i{found.dtype.itemsize}")
-    return bool(((found.view(whole) == np.ascontiguousarray(wanted).view(whole)) | ((found != found) & (wanted != wanted))).all())
+    equal = found.view(whole) == np.ascontiguousarray(wanted).view(whole)
+    return bool((equal | (found != found) & (wanted != wanted)).all())
 
 
-def check(graph: StepGraph, schedule: str | None, length: int = 3, reverse: bool = False, seed: int = 0, block: int = 1 << 20, **options: Any) -> Run:
+def check(
+    graph: StepGraph, schedule: str | None, length: int = 3, reverse: bool = False, seed: int = 0,
+    block: int = 1 << 20, **options: Any,
+) -> Run:  # fmt: skip
     """Run a graph's plan on the host and compare with the cpu engine, bit for bit."""
     run = Run(graph, schedule, HostDevice(seed=seed, **options))
     arrays = random_arrays(graph, length, seed)
@@ -165,6 +175,3 @@ def check(graph: StepGraph, schedule: str | None, length: int = 3, reverse: bool
         assert a is None or same_bits(a, b), f"result {k} of {run.plan.schedule}: {a} instead of {b}"
     assert any(a is not None for a in found)
     return run
-
-
-__all__ = ["Run", "Size", "check", "on_cpu", "random_arrays", "same_bits", "signature"]
