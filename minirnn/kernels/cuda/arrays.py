@@ -53,7 +53,7 @@ class DeviceArray(NDArrayOperatorsMixin):
     @property
     def is_dense(self) -> bool:
         """Whether its elements stand in order, without gaps."""
-        return self.steps == dense_steps(self.shape) or self.size == 0
+        return is_dense(self.shape, self.steps)
 
     def buffer(self, stream: Any) -> Buffer:
         """Its elements for a kernel on a stream, from the first one on."""
@@ -92,6 +92,9 @@ class DeviceArray(NDArrayOperatorsMixin):
 
     def __repr__(self) -> str:
         return f"DeviceArray(shape={self.shape}, dtype={self.dtype}, device={self.memory.device.name!r})"
+
+    def __reduce__(self) -> Any:
+        return np.array, (self.host(),)  # what is stored or sent to another process
 
     # views -------------------------------------------------------------------------------------------
     def transpose(self, *axes: Any) -> DeviceArray:
@@ -171,6 +174,16 @@ def dense_steps(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(steps[::-1]) if shape else ()
 
 
+def is_dense(shape: tuple[int, ...], steps: tuple[int, ...]) -> bool:
+    """Whether those are the distances of an array in order; of an axis with one entry it does not matter.
+
+    >>> is_dense((5, 1, 3), (3, 99, 1)), is_dense((1, 2, 3), (3, 3, 1)), is_dense((2, 2), (1, 2))
+    (True, True, False)
+    """
+    wanted = dense_steps(shape)
+    return 0 in shape or all(n == 1 or a == b for n, a, b in zip(shape, steps, wanted, strict=True))
+
+
 def _address(array: np.ndarray) -> int:
     found: int = array.__array_interface__["data"][0]
     return found
@@ -199,10 +212,10 @@ def adopted(owner: Any) -> DeviceArray:
     dtype = np.dtype(about["typestr"])
     bytes_apart = about.get("strides")
     steps = None if bytes_apart is None else tuple(stride // dtype.itemsize for stride in bytes_apart)
-    if steps is not None and (min(steps, default=0) < 0 or steps != dense_steps(shape)):
+    if steps is not None and (min(steps, default=0) < 0 or not is_dense(shape, steps)):
         order = sorted(range(len(shape)), key=lambda axis: -steps[axis])
         turned = tuple(shape[a] for a in order)
-        if tuple(steps[a] for a in order) != dense_steps(turned):
+        if not is_dense(turned, tuple(steps[a] for a in order)):
             raise too_scattered(shape, bytes_apart)
     return DeviceArray(Memory(device, device.foreign(_Flat(owner, about)), stream, owner), shape, dtype, steps)
 

@@ -32,7 +32,7 @@ from ..run import refusal
 from ..sums import Sums
 from . import device as devices
 from . import streams
-from .arrays import DeviceArray, made, sent, sent_once
+from .arrays import DeviceArray, is_dense, made, sent, sent_once
 from .device import Device, Launcher
 from .schedule import Launch, plan
 
@@ -150,8 +150,7 @@ class Kernel(LoopProgram):
         if type(value) is DeviceArray and value.memory.device is self.device and k >= len(self.graph.carry_in):
             any_order = k not in self.dense and min(value.steps, default=0) >= 0
             inner = 2 if any_order and self._has_rows(k) else 1 if any_order else 0
-            tail = DeviceArray(value.memory, value.shape[inner:], value.dtype)
-            if any_order and value.steps[inner:] == tail.steps:
+            if any_order and is_dense(value.shape[inner:], value.steps[inner:]):
                 return value
         return self._dense(value)
 
@@ -253,7 +252,9 @@ class Kernel(LoopProgram):
 
     def _start(self, launcher: Launcher, started: _Started, first: int, steps: int, done: int) -> None:
         launch, kernel = started
-        launcher(kernel, launch, launch.grid(self.batch, steps), first, steps, done)
+        blocks = launch.grid(self.batch, steps)
+        if 0 not in blocks:
+            launcher(kernel, launch, blocks, first, steps, done)
 
 
 class _OnHost:

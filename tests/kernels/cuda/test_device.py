@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 from typing import Any
 
@@ -208,9 +210,14 @@ def test_views_are_numpys() -> None:
     for view in (lambda a: a.transpose(2, 0, 1), lambda a: a.transpose(), lambda a: a.swapaxes(0, -1)):
         assert np.array_equal(view(x), view(host)) and view(x).strides == view(host).strides
         assert np.array_equal(view(x).reshape(5, -1), view(host).reshape(5, -1))
+    row = arrays.sent(host[:1], made, None)
+    assert row.swapaxes(0, 1).is_dense and not x.swapaxes(0, 1).is_dense  # one row is in order either way
     assert x.reshape(-1, 5).shape == (12, 5) and x.reshape((4, 15)).strides == (120, 8)
     assert np.array_equal(x + 1, host + 1) and np.array_equal(np.exp(x), np.exp(host))
     assert x.size == 60 and x.nbytes == 480 and len(x) == 3 and x.sum() == host.sum()
+    again = pickle.loads(pickle.dumps(x[1:]))
+    assert type(again) is np.ndarray and np.array_equal(again, host[1:])
+    assert np.array_equal(copy.deepcopy(mr.autodiff.tensor.wrap(x)), host)
     assert repr(x).startswith("DeviceArray(shape=(3, 4, 5), dtype=float64")
 
 
