@@ -260,9 +260,19 @@ REGISTERS = {
 }
 
 
-@pytest.mark.parametrize("chain", ["chain", pytest.param("chain_aligned", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("most", "dtype"), [(192, "float32"), (64, "float64")])
+def test_weights_stay_in_registers(most: int, dtype: str) -> None:
+    check_registers(most, dtype, "chain")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chain", ["chain", "chain_aligned"])
 @pytest.mark.parametrize(("most", "dtype"), REGISTERS)
-def test_weights_stay_in_registers(most: int, dtype: str, chain: str) -> None:
+def test_as_many_weights_as_there_may_be(most: int, dtype: str, chain: str) -> None:
+    check_registers(most, dtype, chain)
+
+
+def check_registers(most: int, dtype: str, chain: str) -> None:
     text = held_text(most, dtype, chain, 256).replace("n, columns,", "n, 192,")  # a number, as in printed kernels
     kernel = target.compiled(text, "held", held_signature(dtype), 256)
     for capability, registers in zip(assembly.CAPABILITIES, REGISTERS[most, dtype], strict=True):
