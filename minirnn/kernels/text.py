@@ -47,7 +47,8 @@ LIBRARY = frozenset("exp expm1 log log1p tanh sigmoid softplus softsign elu sin 
 LARGEST_PRODUCT = 4  # whole powers up to this one are products
 _BOOLEAN = ("logical_and", "logical_or", "logical_not")
 _SHORT = {"float32": "f32", "float64": "f64"}
-# Names that the printing itself uses, or functions that a kernel may import.
+# Names that the printing itself uses, or functions that a kernel may import; and what others look like.
+LIKE_OURS = re.compile(r"(i\d+|i_\w|row\d+|row_\w|at\d+|as_\w+|\w+_f(32|64))")
 RESERVED = frozenset(
     "length begin direction block rows team order sizes status steps done s t k m total part first entry addresses "
     "load store load_apart store_apart element put stride select fma sqrt absolute maximum minimum LANES inf nan "
@@ -59,7 +60,7 @@ class Text:
     """The lines of one kernel, and the integers that they ask for."""
 
     maps = MAPS
-    reserved = RESERVED  # names that the printing itself uses
+    reserved, like_ours = RESERVED, LIKE_OURS
 
     def __init__(self, lowering: Lowering, explained: bool = False, in_order: bool = False) -> None:
         self.lowering, self.explained, self.in_order = lowering, explained, in_order
@@ -96,7 +97,7 @@ class Text:
     def word(self, wish: str) -> str:
         """A name that is not in use."""
         wish = re.sub(r"\W", "_", wish).strip("_") or "v"
-        taken = keyword.iskeyword(wish) or wish in self.reserved or _LIKE_OURS.fullmatch(wish)
+        taken = keyword.iskeyword(wish) or wish in self.reserved or self.like_ours.fullmatch(wish)
         wish = f"{wish}_" if taken or wish[0].isdigit() else wish
         count = self._words.get(wish, 0)
         self._words[wish] = count + 1
@@ -251,7 +252,6 @@ _ARRAY_WORDS = {
     "final": "{}_final",
 }  # fmt: skip
 _UNUSUAL = {"inf": "inf", "-inf": "-inf", "nan": "nan"}
-_LIKE_OURS = re.compile(r"(i\d+|i_\w|row\d+|row_\w|at\d+|as_\w+|\w+_f(32|64))")
 
 
 def _wanted(call: Call) -> list[Any]:

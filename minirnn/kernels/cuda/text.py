@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,16 +24,16 @@ _GROWING = frozenset("add subtract multiply negative abs sign maximum minimum cl
 RESERVED = cpu.RESERVED | frozenset(
     "thread threads tile tiles row_first row_end row_at own_rows some place count unit_first units turn p q row column "
     "group weights kept staged parts integers shared grid cuda types hold chain chain_aligned negative logical_not "
-    "staged_float32 staged_float64 parts_float32 parts_float64 tiled_product product_element chain_element "
-    "sum_of_blocks".split()
+    "tiled_product product_element chain_element sum_of_blocks".split()
 )
+LIKE_OURS = re.compile(rf"{cpu.LIKE_OURS.pattern}|(weights|column|group|kept)_\d\w*|(staged|parts)_float(32|64)")
 
 
 class CudaText(cpu.Text):
     """The lines of one kernel for a schedule, which says which elements are whose."""
 
     maps = MAPS
-    reserved = RESERVED
+    reserved, like_ours = RESERVED, LIKE_OURS
 
     def __init__(self, lowering: Lowering, owners: Owners, explained: bool) -> None:
         super().__init__(lowering, explained, in_order=True)
