@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import numpy as np
@@ -77,7 +76,6 @@ def test_the_engine_has_a_grid_of_its_own() -> None:
 
 
 @pytest.mark.peers
-@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 @pytest.mark.parametrize("training", [False, True], ids=["forward", "training"])
 @pytest.mark.parametrize("cell", ["simple_rnn", "gru", "lstm"])
 def test_torchs_modules_at_another_place(cell: str, training: bool) -> None:

@@ -21,12 +21,10 @@ SCHEDULES = ("block", "grid", "step")
 SIZES = {"block": (3, 11, 7, 48), "grid": (5, 13, 33, 256), "step": (19, 11, 33, 70)}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def real() -> Any:
-    try:
-        return device.NumbaDevice()
-    except EngineError as error:
-        pytest.skip(f"there is no CUDA device here: {error.got}")
+try:
+    DEVICE = device.NumbaDevice()
+except EngineError as error:
+    pytest.skip(f"there is no CUDA device here: {error.got}", allow_module_level=True)
 
 
 def drawn(*shape: int, dtype: str = "float32", seed: int = 0) -> np.ndarray:
@@ -109,8 +107,8 @@ def repeated(h: Any, x: Any) -> Any:
     return h, mr.ops.broadcast_to(h + x, (1024, 1024)) * 2.0
 
 
-def test_too_little_memory_is_named(real: Any) -> None:
-    steps = 2 * real.free_memory() // (4 * 1024 * 1024)
+def test_too_little_memory_is_named() -> None:
+    steps = 2 * DEVICE.free_memory() // (4 * 1024 * 1024)
     xs = np.zeros((steps, 1, 1), "float32")
     with mr.engine("cuda"), pytest.raises(EngineError, match="too little memory"):
         mr.scan(repeated, np.zeros((1, 1), "float32"), xs)
