@@ -371,6 +371,9 @@ class _Reader:
         self.access(a, at, False, count, step)
         self.compute(multiply_adds=count)
 
+    def fma(self, *given: Any) -> None:
+        self.compute(multiply_adds=1)
+
     def chain_aligned(self, weights: Any, first: Any, count: int, a: ArrayOf, at: Any, step: Any) -> None:
         self.access(a, at, False, count, step, together=16 // a.itemsize)
         self.compute(multiply_adds=count)
@@ -395,6 +398,6 @@ class _Reader:
 _CALLS: dict[str, Any] = {
     "element": _Reader.element, "put": _Reader.put, "sum_chain": _Reader.reduce, "max_chain": _Reader.reduce,
     "argmax_chain": _Reader.reduce, "sum_of_blocks": _Reader.reduce, "product_element": _Reader.product,
-    "chain_element": _Reader.product, "hold": _Reader.hold, "chain": _Reader.chain,
+    "chain_element": _Reader.product, "hold": _Reader.hold, "chain": _Reader.chain, "fma": _Reader.fma,
     "chain_aligned": _Reader.chain_aligned, "tiled_product": _Reader.tiled_product,
 }  # fmt: skip

@@ -51,8 +51,9 @@ class Watched:
 @pytest.mark.parametrize(
     "name, pass_, schedule, dtype",
     [
-        ("lstm", "forward", "block", "float32"),
-        ("gru", "backward", "grid", "float32"),
+        ("simple_rnn", "forward", "grid", "float32"),
+        pytest.param("gru", "backward", "grid", "float32", marks=pytest.mark.slow),
+        pytest.param("lstm", "forward", "block", "float32", marks=pytest.mark.slow),
         pytest.param("lstm", "forward", "grid", "float64", marks=pytest.mark.slow),
         pytest.param("simple_rnn", "backward", "step", "float32", marks=pytest.mark.slow),
     ],
@@ -168,5 +169,5 @@ def test_what_fits() -> None:
         passes = ("forward", "backward")
         return all(cost.fits(lower(graph_of("lstm", units, 2, p, dtype)), cost.A100, schedule) for p in passes)
 
-    assert fits(64, "block") and not fits(160, "block") and not fits(160, "block", "float64")
+    assert fits(96, "block") and not fits(160, "block") and not fits(96, "block", "float64")
     assert fits(512, "grid") and fits(256, "grid", "float64") and not fits(1500, "grid")
