@@ -8,11 +8,11 @@ tiled product of the library, whose barriers matter for sizes of several tiles.)
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
 
-from minirnn.kernels.cuda.schedule import SCHEDULES
 from minirnn.scan import step_graph
 from minirnn.stepgraph.graph import StepGraph
 from tests.stepgraph import steps
@@ -21,19 +21,32 @@ from .host import HostDevice, KernelError
 from .plans import Run, on_cpu, random_arrays, same_bits
 
 LENGTH = 3
-ROWS, FEATURES, UNITS, MEMORY, QUERY = 19, 3, 70, 5, 2  # more rows than a tile has, more units than a block of sums
+# More rows than are staged at once, and sizes without common factors: by chance, threads could share out the last
+# rows of a product in the way in which what comes next shares them out.
+ROWS, FEATURES, MEMORY, QUERY = 19, 3, 5, 2
+UNITS, FEWER = 71, 37  # more than a block of sums; what one block can hold of several gates
+
+QUICK = {
+    ("step", "attention", "backward"), ("step", "lstm", "forward"), ("block", "simple_rnn", "forward"),
+    ("block", "gru", "backward"), ("grid", "lstm", "forward"), ("grid", "gru", "backward"),
+}  # fmt: skip
+CASES = [
+    pytest.param(*case, marks=[] if case in QUICK else [pytest.mark.slow])
+    for case in itertools.product(("step", "block", "grid"), steps.EXAMPLES, ("forward", "backward"))
+    if case[:2] != ("grid", "attention")  # which no grid takes: its products are with a matrix for each row
+]
 _BARRIER = re.compile(r"^ *(?:cuda\.syncthreads|\w+\.sync)\(\)", re.M)
 
 
-def graph_of(name: str, pass_: str) -> StepGraph:
+def graph_of(name: str, pass_: str, units: int) -> StepGraph:
     """A step of tests/stepgraph/steps.py for these sizes."""
-    draw, xs, h = steps.numbers, steps.numbers(LENGTH, ROWS, FEATURES), steps.numbers(ROWS, UNITS)
+    draw, xs, h = steps.numbers, steps.numbers(LENGTH, ROWS, FEATURES), steps.numbers(ROWS, units)
     if name == "attention":
-        step = steps.attention(draw(UNITS, QUERY), draw(ROWS, MEMORY, QUERY), draw(FEATURES + QUERY, UNITS))
+        step = steps.attention(draw(units, QUERY), draw(ROWS, MEMORY, QUERY), draw(FEATURES + QUERY, units))
     else:
-        columns = UNITS * {"simple_rnn": 1, "gru": 3, "lstm": 4}[name]
-        step = getattr(steps, name)(draw(FEATURES, columns), draw(UNITS, columns), draw(columns))
-    return step_graph(step, (h, draw(ROWS, UNITS, seed=1)) if name == "lstm" else h, xs, pass_=pass_)
+        columns = units * {"simple_rnn": 1, "gru": 3, "lstm": 4}[name]
+        step = getattr(steps, name)(draw(FEATURES, columns), draw(units, columns), draw(columns))
+    return step_graph(step, (h, draw(ROWS, units, seed=1)) if name == "lstm" else h, xs, pass_=pass_)
 
 
 def unnoticed(run: Run) -> tuple[int, list[tuple[str, int]]]:
@@ -55,15 +68,14 @@ def unnoticed(run: Run) -> tuple[int, list[tuple[str, int]]]:
     return count, missed
 
 
-@pytest.mark.parametrize("pass_", ["forward", "backward"])
-@pytest.mark.parametrize("name", steps.EXAMPLES)
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(("schedule", "name", "pass_"), CASES)
 def test_every_barrier_is_needed_and_missed(schedule: str, name: str, pass_: str) -> None:
-    graph = graph_of(name, pass_)
-    run = Run(graph, schedule, HostDevice(seed=1, blocks=2))
+    several_gates = schedule == "block" and name in ("gru", "lstm")
+    graph = graph_of(name, pass_, FEWER if several_gates else UNITS)
+    run = Run(graph, schedule, HostDevice(seed=1, blocks=5 if schedule == "grid" else 2))
     arrays = random_arrays(graph, LENGTH)
     for found, wanted in zip(run(arrays, LENGTH), on_cpu(graph, arrays, LENGTH, False), strict=True):
         assert found is None or same_bits(found, wanted)
     count, missed = unnoticed(run)
-    print(count)
-    assert count and not missed
+    assert not missed
+    assert count or (schedule, name, pass_) == ("step", "simple_rnn", "forward")
