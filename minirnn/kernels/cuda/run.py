@@ -62,9 +62,8 @@ def kernel_of(graph: StepGraph) -> Kernel | None:
     if found is None:
         try:
             holds_scans = any(node.primitive.form in ("scan", "hold") for node in graph.nodes)
-            found = (
-                "scans" if holds_scans else Kernel(graph, device, None if schedule == "auto" else schedule, products)
-            )
+            forced = None if schedule == "auto" else schedule
+            found = "scans" if holds_scans else Kernel(graph, device, forced, products)
         except Inexpressible as reason:
             raise refusal(reason) from None
         graph.cache[key] = found
@@ -128,8 +127,8 @@ class Kernel(LoopProgram):
         self.launches = []
         for launch in chosen.launches:
             kernel = device.compile(chosen.kernels[launch.kernel], launch.kernel, types, launch.threads)
-            by_cupy = launch.product is not None and self.products == "cupy"
-            instead = CupyProduct(launch.product, self.numbers, self.batch) if launch.product and by_cupy else None
+            product = launch.product if self.products == "cupy" else None
+            instead = None if product is None else CupyProduct(product, self.numbers, self.batch)
             self.launches.append(_Started(launch, kernel, instead))
         self.groups = [(each, [*group]) for each, group in itertools.groupby(self.launches, lambda s: s.launch.each)]
         self.work = [(number, str(a.dtype)) for number, a in enumerate(self.arrays) if a.role == "work"]
