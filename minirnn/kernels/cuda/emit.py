@@ -93,11 +93,11 @@ def _print_reduce(text: CudaText, r: Reduce) -> None:
         text.line(f"put({target}, {r.kind}_chain({source}, {step}, {count}))", r.node)
     else:  # whole numbers, whose order does not matter
         first = "as_int64(0)" if r.kind == "sum" else f"as_int64(element({source}))"
-        text.line(f"total = {first}", r.node)
+        text.line(f"found = {first}", r.node)
         text.line(f"for k in range({count}):")
         each = f"as_int64(element({source} + k * {step}))"
-        text.line(f"    total = total + {each}" if r.kind == "sum" else f"    total = max(total, {each})")
-        text.line(f"put({target}, total)")
+        text.line(f"    found = found + {each}" if r.kind == "sum" else f"    found = max(found, {each})")
+        text.line(f"put({target}, found)")
     text.depth -= opened
 
 
