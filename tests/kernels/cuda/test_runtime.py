@@ -194,6 +194,15 @@ def test_blocks_of_time(host: CountingDevice, monkeypatch: pytest.MonkeyPatch) -
     assert differing(got, wanted) == []
 
 
+def test_what_no_kernel_can_express_is_refused(host: CountingDevice) -> None:
+    def counted(h: Any, x: Any) -> Any:
+        return h + x, ()
+
+    with pytest.raises(EngineError, match="a step holds what no kernel can express") as error:
+        mr.scan(counted, np.zeros((3, 4), "int8"), np.ones((5, 3, 4), "int8"), engine="cuda")
+    assert "int8" in str(error.value) and "numpy" in str(error.value)
+
+
 # schedules ---------------------------------------------------------------------------------------
 def test_a_grid_that_the_device_cannot_hold(host: CountingDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     """It runs as one launch a step, unless the schedule is forced."""
