@@ -46,7 +46,7 @@ def slow(*values: str) -> Any:
 # runs --------------------------------------------------------------------------------------------
 # More rows than are staged at a time, and more units than a block of 64; some blocks have fewer rows, or units, than
 # others.  float64 in the grid keeps a part of the weights in shared memory.
-RAGGED = [("lstm", "float64", "backward", "grid"), slow("gru", "float32", "backward", "block")]
+RAGGED = [("simple_rnn", "float64", "backward", "grid"), slow("gru", "float32", "backward", "block")]
 
 
 def ragged(name: str, dtype: str, pass_: str, schedule: str) -> Run:
