@@ -8,6 +8,7 @@ each load and store.
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any, NamedTuple
 
@@ -243,15 +244,13 @@ def _checks(line: str, own: set[str]) -> list[str]:
     return []
 
 
-_checks_made = 0
+_numbers = itertools.count()
 
 
 def _check(pointer: str, size: int | str, alignment: int, kind: Kind, own: set[str]) -> list[str]:
-    global _checks_made
     if pointer in own:
         return []
-    _checks_made += 1
-    address = f"%host.address.{_checks_made}"
+    address = f"%host.address.{next(_numbers)}"
     return [
         f"  {address} = ptrtoint ptr {pointer} to i64",
         f"  call void {native().checked}(i64 {address}, i64 {size}, i64 {alignment}, i64 {int(kind)})",
