@@ -27,6 +27,7 @@ _LIBRARY_NAMES = (
     "element put select maximum minimum absolute negative logical_not sqrt fma sum_chain max_chain argmax_chain "
     "product_element chain_element hold chain chain_aligned sum_of_blocks tiled_product".split()
 )
+COLUMN_THREADS = 512  # of a block that sums 32 columns
 _CONVERSIONS = [f"as_{dtype}" for dtype in DTYPES]
 
 Body = Callable[[CudaText], None]
@@ -145,15 +146,36 @@ class Printer:
         text = self.text()
         right, out, width = text.name(each.right), text.name(each.out), text.size(each.right_width)
         if each.left is None:
-            text.line("thread = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x")
-            text.line(f"if thread < {width}:")
-            text.line(f"    put({out}, thread, sum_chain({right}, thread, {width}, steps * rows))", each.node)
+            self._column_sums(text, each, right, f"{out}, column", width)
         else:
             assert each.left_width is not None
             rows = text.size(each.left_width)
             operands = f"{text.name(each.left)}, 0, 1, {rows}", f"{right}, 0, {width}, 1", f"{out}, 0, {width}"
             self._tiled(text, each.out.dtype, operands, (rows, "steps * rows", width), each.node)
         self.add(name, text, opens=False, comments=("A sum over all steps and rows.",))
+
+    def _column_sums(self, text: CudaText, each: TimeSum, right: str, out: str, width: str) -> None:
+        """Sums of columns: warps take blocks of 64 rows by turns, and the first one adds their sums in order."""
+        dtype = each.out.dtype
+        text.line("lane, group = cuda.threadIdx.x % 32, cuda.threadIdx.x // 32")
+        text.line("column = cuda.blockIdx.x * 32 + lane")
+        text.line(f"parts = cuda.shared.array({COLUMN_THREADS}, cuda.types.{dtype})")
+        text.line(f"total = as_{dtype}(0)")
+        text.line(f"for begins in range(0, steps * rows, {COLUMN_THREADS * 2}):")
+        text.line("    row = begins + group * 64")
+        text.line("    some = min(64, steps * rows - row)")
+        text.line(f"    if column < {width} and some > 0:")
+        text.line(
+            f"        put(parts, cuda.threadIdx.x, sum_chain({right}, row * {width} + column, {width}, some))",
+            each.node,
+        )
+        text.line("    cuda.syncthreads()")
+        text.line(f"    if column < {width} and group == 0:")
+        text.line(f"        for k in range(min({COLUMN_THREADS // 32}, (steps * rows - begins + 63) // 64)):")
+        text.line("            total = total + element(parts, k * 32 + lane)")
+        text.line("    cuda.syncthreads()")
+        text.line(f"if column < {width} and group == 0:")
+        text.line(f"    put({out}, total)")
 
     def _tiled(
         self, text: CudaText, dtype: Any, operands: tuple[str, str, str], shape: tuple[str, str, str], node: Any

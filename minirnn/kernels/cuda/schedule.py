@@ -21,7 +21,7 @@ from ..shares import can_share
 from ..timesums import TimeSum
 from .device import Limits
 from .fit import Fit, fit_block, fit_grid
-from .kernels import Printer, open_places, open_step, value_of
+from .kernels import COLUMN_THREADS, Printer, open_places, open_step, value_of
 from .outside import move_out
 from .owners import Owners, TiledRows
 from .parts import parts_of, print_parts
@@ -147,7 +147,7 @@ def _around(printer: Printer, limits: Limits) -> dict[str, list[Launch]]:
         width = each.right_width.value
         if each.left_width is None:
             count = -(-width // _WARP)
-            launches["end"].append(Launch(name, "end", _WARP, lambda rows, steps, n=count: (n, 1)))  # type: ignore[misc]
+            launches["end"].append(Launch(name, "end", COLUMN_THREADS, lambda rows, steps, n=count: (n, 1)))  # type: ignore[misc]
         else:
             count = _tiles(each.left_width.value, width)
             grid: Any = lambda rows, steps, n=count: (n, 1)  # noqa: E731

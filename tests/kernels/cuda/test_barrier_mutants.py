@@ -54,6 +54,8 @@ def unnoticed(run: Run) -> tuple[int, list[tuple[str, int]]]:
     count, missed = 0, []
     arrays = random_arrays(run.graph, LENGTH)
     for kernel, text in run.plan.kernels.items():
+        if kernel.startswith("sum_"):  # for whose barriers there are too few rows: test_schedules.py
+            continue
         printed = len(_BARRIER.findall(text))  # the library's have higher numbers
         assert run.kernels[kernel].barriers() >= printed
         count += printed

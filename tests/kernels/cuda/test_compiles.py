@@ -1,4 +1,4 @@
-"""Every step graph of the cpu engine's battery becomes machine code for real targets, under every schedule that fits."""
+"""Every step graph of the cpu engine's battery becomes machine code for real targets, under all schedules that fit."""
 
 from __future__ import annotations
 

@@ -74,6 +74,17 @@ def test_more_ragged_sizes(name: str, dtype: str, pass_: str, schedule: str) -> 
     ragged(name, dtype, pass_, schedule)
 
 
+@pytest.mark.slow
+def test_sums_over_more_rows_than_a_block_adds_at_a_time_need_their_barriers() -> None:
+    graph = cell("simple_rnn", 40, "float32", "backward", batch=37)
+    run = check(graph, "step", length=35, seed=2)
+    (name,) = (name for name, text in run.plan.kernels.items() if name.startswith("sum_") and "sum_chain" in text)
+    for barrier in (1, 2):
+        run.device.without = {name: barrier}
+        with pytest.raises(KernelError):
+            run(random_arrays(graph, 35), 35)
+
+
 @pytest.mark.parametrize("schedule", ["block", slow("grid"), slow("step")])
 def test_results_do_not_depend_on_the_batch_or_on_blocks_of_time(schedule: str) -> None:
     """Five rows at once or two of them, five steps at once or two at a time, give the same bits."""
