@@ -23,10 +23,10 @@ MAPS = {
 _GROWING = frozenset("add subtract multiply negative abs sign maximum minimum clip relu".split())
 RESERVED = cpu.RESERVED | frozenset(
     "thread threads tile tiles row_first row_end row_at own_rows some place count unit_first units turn p q row column "
-    "group weights kept staged parts integers shared grid cuda types hold chain chain_aligned negative logical_not "
+    "group lane weights kept staged parts integers shared grid cuda types hold chain chain_aligned negative logical_not "
     "tiled_product product_element chain_element sum_of_blocks".split()
 )
-LIKE_OURS = re.compile(rf"{cpu.LIKE_OURS.pattern}|(weights|column|group|kept)_\d\w*|(staged|parts)_float(32|64)")
+LIKE_OURS = re.compile(rf"{cpu.LIKE_OURS.pattern}|(weights|column|group|lane|kept)_\d\w*|(staged|parts)_float(32|64)")
 
 
 class CudaText(cpu.Text):
