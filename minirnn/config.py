@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import importlib.util
 import operator
 import os
 import platform
@@ -19,6 +20,7 @@ from .errors import ArgumentError, EngineError
 from .version import __version__
 
 ENGINES = ("auto", "reference", "numpy", "cpu", "cuda")
+PRODUCTS = ("own", "cupy")
 SCHEDULES = ("auto", "block", "grid", "step")
 FLOAT_DTYPES = ("float32", "float64")
 _AUTO = "cpu"  # what "auto" stands for
@@ -107,6 +109,7 @@ def _engine_that_runs(value: str) -> str:
 
 _engine = _Setting("engine", "auto", _engine_that_runs)
 _schedule = _Setting("schedule", "auto", _one_of("schedule", SCHEDULES))
+_products = _Setting("products", "own", lambda value: _products_at_hand(value))
 _float = _Setting("dtype", "float32", _one_of("dtype", FLOAT_DTYPES))
 _threads: _Setting[int | None] = _Setting("threads", None, _at_least_one)
 
@@ -172,6 +175,28 @@ def schedule(name: str) -> _Restore[str]:
 def current_schedule() -> str:
     """The schedule in force here."""
     return _schedule.get()
+
+
+def products(name: str) -> _Restore[str]:
+    """Choose what the cuda engine computes products over all time steps with: "own", or CuPy's matmul ("cupy").
+
+    Those are the products before and after a loop, and the gradients of weights.  CuPy sums in another order: the
+    results are no longer the cpu engine's bits, and may depend on batch size and device.  Raises ArgumentError
+    without CuPy.
+    """
+    return _products.set(name)
+
+
+def _products_at_hand(value: str) -> str:
+    name = _one_of("products", PRODUCTS)(value)
+    if name == "cupy" and importlib.util.find_spec("cupy") is None:
+        raise ArgumentError('products "cupy"', got="CuPy is not installed", expected='"own"', fix="pip install cupy")
+    return name
+
+
+def current_products() -> str:
+    """What computes products over all time steps here."""
+    return _products.get()
 
 
 def default_dtype(name: str) -> _Restore[str]:

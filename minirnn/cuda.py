@@ -1,4 +1,4 @@
-"""The cuda engine's own settings: whether it can run, which schedule and stream it takes.
+"""The cuda engine's own settings: whether it can run, which schedule, products and stream it takes.
 
 What runs loops on a device is chosen with `mr.engine("cuda")`.  It has not run on a device yet: its kernels are
 executed on the host by the tests.
@@ -9,11 +9,11 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Any
 
-from .config import schedule
+from .config import products, schedule
 from .errors import EngineError
 from .kernels.cuda import device, streams
 
-__all__ = ["is_available", "schedule", "stream", "why_not"]
+__all__ = ["is_available", "products", "schedule", "stream", "why_not"]
 
 
 def why_not() -> str:

@@ -98,7 +98,7 @@ def test_wrong_arguments(kind: type[Exception], match: str, xs: Any, options: di
     assert error.got is not None and error.expected is not None
 
 
-@pytest.mark.parametrize("engine", ["nunpy", "", "cuda", None])
+@pytest.mark.parametrize("engine", ["nunpy", "", "gpu", None])
 def test_an_unknown_engine_is_named_with_those_there_are(engine: str | None) -> None:
     if engine is None:
         mr.scan(*example("gru"), engine=None)

@@ -179,7 +179,7 @@ def noticed() -> set[str]:
 @pytest.fixture(autouse=True)
 def _no_repeated_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer remembers what it did, and would do the right thing again."""
-    monkeypatch.setattr(recurrent_module.RNN, "_is_repeatable", lambda self, inputs: False)
+    monkeypatch.setattr(recurrent_module.RNN, "_is_repeatable", lambda self, *arguments: False)
 
 
 def test_without_a_bug_every_check_is_content() -> None:

@@ -93,11 +93,11 @@ def _print_reduce(text: CudaText, r: Reduce) -> None:
         text.line(f"put({target}, {r.kind}_chain({source}, {step}, {count}))", r.node)
     else:  # whole numbers, whose order does not matter
         first = "as_int64(0)" if r.kind == "sum" else f"as_int64(element({source}))"
-        text.line(f"total = {first}", r.node)
+        text.line(f"found = {first}", r.node)
         text.line(f"for k in range({count}):")
         each = f"as_int64(element({source} + k * {step}))"
-        text.line(f"    total = total + {each}" if r.kind == "sum" else f"    total = max(total, {each})")
-        text.line(f"put({target}, total)")
+        text.line(f"    found = found + {each}" if r.kind == "sum" else f"    found = max(found, {each})")
+        text.line(f"put({target}, found)")
     text.depth -= opened
 
 
@@ -105,20 +105,20 @@ def _print_gather(text: CudaText, g: Gather) -> None:
     width, loops = ("i0", g.width), _one_each(g.variables, g.loops)
     # What is added to one element is added in the order of the loops.
     opened = text.spread([width]) + text.plain_loops(loops) if g.adds else text.spread([*loops, width])
+    i0 = along("i0") if g.width else Affine()
+    table = f"{text.name(g.table.array)}, entry * {text.coefficient(g.pace)} + {text.affine(g.table.offset.plus(i0))}"
+    other = f"{text.name(g.other.array)}, {text.affine(g.other.offset.plus(i0))}"
     text.line(f"entry = {text.load(g.index)}", g.node)
     text.line(f"if entry < 0 or entry >= {text.size(g.entries)}:")
     text.line(f"    if cuda.atomic.cas(status, 1, 0, 1 + {text.size(g.entries)}) == 0:")
     text.line("        put(status, 0, entry)")
+    if not g.adds:  # what comes of it is read, if only to be thrown away
+        text.line(f"    put({other}, as_{g.other.array.dtype}(0))")
     text.line("else:")
-    text.depth += 1
-    i0 = along("i0") if g.width else Affine()
-    table = f"{text.name(g.table.array)}, entry * {text.coefficient(g.pace)} + {text.affine(g.table.offset.plus(i0))}"
-    other = f"{text.name(g.other.array)}, {text.affine(g.other.offset.plus(i0))}"
-    if g.adds:
-        text.line(f"put({table}, element({table}) + element({other}))")
-    else:
-        text.line(f"put({other}, element({table}))")
-    text.depth -= opened + 1
+    text.line(
+        f"    put({table}, element({table}) + element({other}))" if g.adds else f"    put({other}, element({table}))"
+    )
+    text.depth -= opened
 
 
 def _print_fill(text: CudaText, fill: Fill) -> None:

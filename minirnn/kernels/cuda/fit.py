@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from ..lower import Lowering
 from ..program import ONE, ROWS_KEY, Coefficient, Nest, Product
 from .device import Limits
-from .onchip import Held, can_be_held, other_registers, shared_out
+from .onchip import BLOCK, Held, can_be_held, other_registers, shared_out
 from .owners import Units
 
 _ACROSS_CALLS = 64  # registers for weights
@@ -43,7 +43,9 @@ def fit_grid(lowering: Lowering, limits: Limits) -> Fit | Misfit:
     each = -(-size // limits.multiprocessors)
     # Waiting for the grid is a call, over which few registers keep what they have.
     held = shared_out(products, lambda columns: columns // size * each, limits, _others(lowering), _ACROSS_CALLS, True)
-    return _too_large(products, limits, -(-size // each)) if held is None else Fit(held, Units(size, each))
+    return (
+        _too_large(products, limits, -(-size // each), _ACROSS_CALLS) if held is None else Fit(held, Units(size, each))
+    )
 
 
 def _others(lowering: Lowering) -> int:
@@ -85,10 +87,9 @@ def _count(coefficient: Coefficient) -> int:
     return value
 
 
-def _too_large(products: list[Any], limits: Limits, blocks: int) -> Misfit:
+def _too_large(products: list[Any], limits: Limits, blocks: int, most: int | None = None) -> Misfit:
     weights = sum(_count(p.columns) * _count(p.inner) * p.out.array.dtype.itemsize for p in products) // blocks
-    room = limits.registers_per_block * 4
-    return Misfit(
-        f"weights of {weights:,} bytes a block, in whole blocks of 64 x columns",
-        f"what {limits.threads_per_block} threads can hold beside their work in {room:,} bytes of registers",
-    )
+    got = f"weights of {weights:,} bytes a block, a thread having whole blocks of {BLOCK} of a column"
+    room = f"{limits.registers_per_block * 4:,} bytes of registers and {limits.shared_per_block:,} of shared memory"
+    limit = "" if most is None else f", {most} registers for weights while a thread waits for the grid"
+    return Misfit(got, f"what {limits.threads_per_block} threads hold beside their work: {room}{limit}")

@@ -28,7 +28,7 @@ _INTEGERS_BYTES = 1024  # of a kernel's integers
 # Registers of a thread besides the weights: of every kernel, and for each place that a nest reads or writes.
 _BASE_REGISTERS = 22
 _PLACE_REGISTERS = {4: 7, 8: 9}
-_KEPT = (0, 16, 32)  # weights of a block of 64 that may stand in shared memory
+_KEPT = (0, 16, 32, 48)  # weights of a block of 64 that may stand in shared memory
 _WARP = 32
 _QUARTERS = 4  # of a multiprocessor, each with a quarter of its registers for its warps
 
@@ -228,14 +228,15 @@ class OnChip:
             if parts := max(h.rows * h.parts_size for h in same):
                 text.line(f"parts_{dtype} = cuda.shared.array({parts}, cuda.types.{dtype})")
         for key, h in self.held.items():
-            word = f"_{len(self.weights)}" if self.weights else ""
-            column, group, weights, kept = (f"{name}{word}" for name in ("column", "group", "weights", "kept"))
+            # No other statement of the loop may use these names.
+            number = len(self.weights)
+            column, group, weights, kept = (f"{name}_{number}" for name in ("column", "group", "weights", "kept"))
             self.columns[key], self.groups[key], self.weights[key], self.kept[key] = column, group, weights, kept
             text.say(f"the thread's column, and which of its blocks of {BLOCK} weights it has")
             text.line(f"{column}, {group} = {self._places_of_thread(h)}")
             if h.lanes > 1:
-                self.lanes[key] = f"lane{word}"
-                text.line(f"lane{word} = thread // {h.threads}")
+                self.lanes[key] = f"lane_{number}"
+                text.line(f"lane_{number} = thread // {h.threads}")
             first = f"{group} * {h.depth * h.all_columns} + " if h.groups > 1 else ""
             count = f"{h.inner} - {group} * {h.depth}" if h.groups > 1 else str(h.inner)
             at = text.affine(h.product.panels.offset)
@@ -301,7 +302,9 @@ class OnChip:
         # Owners differ from those of other products, which use the same memory.
         staged = ("staged", id(product)), ("chains", id(product)), ("added", id(product))
         reads = [a for a in accesses_of(product, inside) if not a.writes]
-        writes = [a._replace(owner=("held", id(product))) for a in accesses_of(product, inside) if a.writes]
+        writes = [a for a in accesses_of(product, inside) if a.writes]
+        if not self._shares_as_others(h):
+            writes = [a._replace(owner=("held", id(product))) for a in writes]
         found = [
             Part(Phase([]), lambda: self._open_rows(h)),
             Part(Phase([*reads, Access(name, True, staged[0], again=True)], number), lambda: self._print_stage(h)),
@@ -321,6 +324,11 @@ class OnChip:
             text.depth -= 1
 
         return [*found[:-1], Part(found[-1].phase, closing)]
+
+    def _shares_as_others(self, h: Held) -> bool:
+        """Whether each thread adds the sums of those elements that a nest over the same space gives it."""
+        threads = -(-max(h.all_threads for h in self.held.values()) // _WARP) * _WARP
+        return h.groups > 1 and h.rows * h.columns % threads == 0 and not self._exists(h, "place")
 
     def _open_rows(self, h: Held) -> None:
         self.text.line(f"for row_at in range(row_first, row_end, {h.rows}):", h.product.node)

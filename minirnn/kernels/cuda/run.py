@@ -33,6 +33,7 @@ from ..sums import Sums
 from . import device as devices
 from . import streams
 from .arrays import DeviceArray, is_dense, made, sent, sent_once
+from .cupy_products import CupyProduct
 from .device import Device, Launcher
 from .schedule import Launch, plan
 
@@ -55,13 +56,14 @@ def run(graph: StepGraph, arrays: list[Any], length: int, reverse: bool) -> list
 
 def kernel_of(graph: StepGraph) -> Kernel | None:
     """The kernels of a graph for the device and the schedule in force; None if it has to be interpreted."""
-    device, schedule = devices.current(), config.current_schedule()
-    key = ("cuda", id(device), schedule)
+    device, schedule, products = devices.current(), config.current_schedule(), config.current_products()
+    key = ("cuda", id(device), schedule, products)
     found = graph.cache.get(key)
     if found is None:
         try:
             holds_scans = any(node.primitive.form in ("scan", "hold") for node in graph.nodes)
-            found = "scans" if holds_scans else Kernel(graph, device, None if schedule == "auto" else schedule)
+            forced = None if schedule == "auto" else schedule
+            found = "scans" if holds_scans else Kernel(graph, device, forced, products)
         except Inexpressible as reason:
             raise refusal(reason) from None
         graph.cache[key] = found
@@ -79,17 +81,35 @@ def to_share(array: Any) -> Any:
 
 
 class _Started(NamedTuple):
-    """A launch with its kernel."""
+    """A launch with its kernel, and what computes it in place of the kernel."""
 
     launch: Launch
     kernel: Any
+    instead: CupyProduct | None
+
+
+class _Layout(NamedTuple):
+    """Where things are in scratch memory."""
+
+    sizes: DeviceArray  # the integers that kernels are given
+    places: dict[Any, int]  # those of them that say where buffers are, by key
+    used: dict[str, int]  # how many elements of each dtype the buffers take
+
+
+class _Call(NamedTuple):
+    """What all launches of a call have in common."""
+
+    launcher: Launcher
+    arguments: list[Any]
+    places: dict[Any, int]
+    stream: Any
 
 
 class Kernel(LoopProgram):
     """A step graph ready to run on a device."""
 
-    def __init__(self, graph: StepGraph, device: Device, schedule: str | None = None) -> None:
-        self.device = device
+    def __init__(self, graph: StepGraph, device: Device, schedule: str | None = None, products: str = "own") -> None:
+        self.device, self.products = device, products
         too_large = self._take(graph, schedule)
         if too_large and schedule is None:
             too_large = self._take(graph, "step")
@@ -103,18 +123,20 @@ class Kernel(LoopProgram):
         self.plan = chosen = plan(lowering, device.limits, schedule)
         super().__init__(graph, lowering)
         types = signature(self.arrays)
-        self.launches = [
-            _Started(launch, device.compile(chosen.kernels[launch.kernel], launch.kernel, types, launch.threads))
-            for launch in chosen.launches
-        ]
+        self.numbers = {a.name: number for number, a in enumerate(self.arrays)}
+        self.launches = []
+        for launch in chosen.launches:
+            kernel = device.compile(chosen.kernels[launch.kernel], launch.kernel, types, launch.threads)
+            product = launch.product if self.products == "cupy" else None
+            instead = None if product is None else CupyProduct(product, self.numbers, self.batch)
+            self.launches.append(_Started(launch, kernel, instead))
         self.groups = [(each, [*group]) for each, group in itertools.groupby(self.launches, lambda s: s.launch.each)]
         self.work = [(number, str(a.dtype)) for number, a in enumerate(self.arrays) if a.role == "work"]
-        self.numbers = {a.name: number for number, a in enumerate(self.arrays)}
         self.most_steps = min(_MOST_STEPS, block_of_steps(chosen.buffers, self.batch, _BLOCK_BYTES))
-        self._sizes: dict[Any, Any] = {}  # on the device, by the block of steps and strides
+        self._layouts: dict[Any, _Layout] = {}  # by the steps of a block, the strides of what is given, the stream
         others = [t for t, place in zip(graph.sums, self.sum_places, strict=True) if place is None]
         self.other_sums = Sums(lowering, self.over_time, others) if others else None
-        for launch, kernel in self.launches:
+        for launch, kernel, _ in self.launches:
             x, y = launch.grid(self.batch, 1)
             room = device.cooperative_blocks(kernel, launch.threads, launch.shared) if launch.cooperative else x * y
             if x * y > room:
@@ -162,19 +184,17 @@ class Kernel(LoopProgram):
         """Steps of a block of time: one of few numbers, so that lengths that differ share what is prepared."""
         return min(self.most_steps, 1 << (length - 1).bit_length())
 
-    def _sizes_for(self, block: int, given: list[DeviceArray | None], stream: Any) -> tuple[Any, dict[str, int]]:
-        """The integers that kernels are given, on the device, and how much scratch memory of each dtype they need."""
-        strides = tuple(None if x is None else x.steps for x in given)
-        key = (block, strides, stream)
-        if key not in self._sizes:
-            if len(self._sizes) > 64:
-                self._sizes.clear()
-            values, used = places_of_buffers(self.plan.buffers, self.batch, block)
-            numbers = [values[s.key] if s.key in values else self._size(s, given) for s in self.plan.sizes]
-            host = np.array(numbers or [0], np.int64)
-            self._sizes[key] = sent(host, self.device, stream), used
-        found: tuple[Any, dict[str, int]] = self._sizes[key]
-        return found
+    def _layout(self, block: int, given: list[DeviceArray | None], stream: Any) -> _Layout:
+        """Where everything is for so many steps at once, when a call is given these arrays."""
+        key = (block, tuple(None if x is None else x.steps for x in given), stream)
+        if key not in self._layouts:
+            if len(self._layouts) > 64:
+                self._layouts.clear()
+            places, used = places_of_buffers(self.plan.buffers, self.batch, block)
+            numbers = [places[s.key] if s.key in places else self._size(s, given) for s in self.plan.sizes]
+            sizes = sent(np.array(numbers or [0], np.int64), self.device, stream)
+            self._layouts[key] = _Layout(sizes, places, used)
+        return self._layouts[key]
 
     def _size(self, size: Any, given: list[DeviceArray | None]) -> int:
         if size.key[0] != "of":
@@ -216,32 +236,33 @@ class Kernel(LoopProgram):
         placed: list[Any] = [*self.in_order(pool)]
         for number, _ in self.work:
             placed[number] = None
-        sizes, used = self._sizes_for(block, placed, stream)
+        layout = self._layout(block, placed, stream)
         checked = self.lowering.checked
-        status = sent(np.zeros(2, np.int64), device, stream) if checked else sizes
+        status = sent(np.zeros(2, np.int64), device, stream) if checked else layout.sizes
         begin = 0 if direction > 0 else length - 1
         if not self.launches:  # every result is one of the things given
             return
         with _scratch_of(device, stream) as scratch:
             arguments = [None if x is None else x.buffer(stream) for x in placed]
             for number, dtype in self.work:
-                arguments[number] = scratch.of(dtype, used.get(dtype, 0))
-            rest = [begin, direction, self.batch, sizes.buffer(stream), status.buffer(stream), *arguments]
+                arguments[number] = scratch.of(dtype, layout.used.get(dtype, 0))
+            rest = [begin, direction, self.batch, layout.sizes.buffer(stream), status.buffer(stream), *arguments]
             launcher = device.launcher(self.launches[0].kernel, rest, stream)
+            call = _Call(launcher, arguments, layout.places, stream)
             for started in self._those("begin"):
-                self._start(launcher, started, 0, length, 0)
+                self._start(call, started, 0, length, 0)
             for done in range(0, length, block):
                 steps = min(block, length - done)
                 for each, group in self.groups:
                     if each == "once":
                         for started in group:
-                            self._start(launcher, started, 0, steps, done)
+                            self._start(call, started, 0, steps, done)
                     elif each == "step":
                         for s in range(steps):
                             for started in group:
-                                self._start(launcher, started, s, 1, done)
+                                self._start(call, started, s, 1, done)
             for started in self._those("end"):
-                self._start(launcher, started, 0, length, length)
+                self._start(call, started, 0, length, length)
         if checked:
             entry, entries = status.host()
             if entries:
@@ -250,11 +271,15 @@ class Kernel(LoopProgram):
     def _those(self, each: str) -> list[_Started]:
         return [started for started in self.launches if started.launch.each == each]
 
-    def _start(self, launcher: Launcher, started: _Started, first: int, steps: int, done: int) -> None:
-        launch, kernel = started
+    def _start(self, call: _Call, started: _Started, first: int, steps: int, done: int) -> None:
+        launch, kernel, instead = started
         blocks = launch.grid(self.batch, steps)
-        if 0 not in blocks:
-            launcher(kernel, launch, blocks, first, steps, done)
+        if 0 in blocks:
+            return
+        if instead is None:
+            call.launcher(kernel, launch, blocks, first, steps, done)
+        else:
+            instead(call.arguments, call.places, steps, call.stream)
 
 
 class _OnHost:

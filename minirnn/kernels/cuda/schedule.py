@@ -18,6 +18,7 @@ from ...errors import ArgumentError, EngineError
 from ..lower import Lowering
 from ..program import Buffer, Product, Size
 from ..shares import can_share
+from ..timesums import TimeSum
 from .device import Limits
 from .fit import Fit, fit_block, fit_grid
 from .kernels import Printer, open_places, open_step, value_of
@@ -43,6 +44,7 @@ class Launch(NamedTuple):
     grid: Callable[[int, int], tuple[int, int]]  # blocks, from rows and steps
     cooperative: bool = False
     shared: int = 0  # bytes of shared memory that the launch has to ask for
+    product: Product | TimeSum | None = None  # which it computes, if it is one over all steps at once
 
 
 class Plan(NamedTuple):
@@ -148,7 +150,8 @@ def _around(printer: Printer, limits: Limits) -> dict[str, list[Launch]]:
             launches["end"].append(Launch(name, "end", _WARP, lambda rows, steps, n=count: (n, 1)))  # type: ignore[misc]
         else:
             count = _tiles(each.left_width.value, width)
-            launches["end"].append(Launch(name, "end", TILE_THREADS, lambda rows, steps, n=count: (n, 1)))  # type: ignore[misc]
+            grid: Any = lambda rows, steps, n=count: (n, 1)  # noqa: E731
+            launches["end"].append(Launch(name, "end", TILE_THREADS, grid, product=each))
     return launches
 
 
@@ -162,7 +165,7 @@ def _section(printer: Printer, section: str, blocks: Callable[[int], int]) -> li
             printer.merged(name, group)
             columns = value_of(group.columns)
             grid: Any = lambda rows, steps, n=columns: (_tiles(rows * steps, n), 1)  # noqa: E731
-            launches.append(Launch(name, "once", TILE_THREADS, grid))
+            launches.append(Launch(name, "once", TILE_THREADS, grid, product=group))
         else:
             printer.steps_at_once(name, group)
             grid = lambda rows, steps: (blocks(rows), min(steps, _MOST_Y))  # noqa: E731

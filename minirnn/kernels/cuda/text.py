@@ -23,8 +23,8 @@ MAPS = {
 _GROWING = frozenset("add subtract multiply negative abs sign maximum minimum clip relu".split())
 RESERVED = cpu.RESERVED | frozenset(
     "thread threads tile tiles row_first row_end row_at own_rows some place count unit_first units turn p q row column "
-    "group lane weights kept staged parts integers shared grid cuda types hold chain chain_aligned negative logical_not "
-    "tiled_product product_element chain_element sum_of_blocks".split()
+    "group lane weights kept found staged parts integers shared grid cuda types hold chain chain_aligned negative "
+    "logical_not tiled_product product_element chain_element sum_of_blocks".split()
 )
 LIKE_OURS = re.compile(rf"{cpu.LIKE_OURS.pattern}|(weights|column|group|lane|kept)_\d\w*|(staged|parts)_float(32|64)")
 

@@ -38,7 +38,7 @@ CELLS: dict[str, tuple[Any, int]] = {
 SIZES = {"tiny": (2, 3, 1, 3), "small": (3, 5, 2, 4), "ragged": (5, 3, 67, 70)}
 
 
-def run(cell: str, dtype: str, size: str, engine: str) -> dict[str, np.ndarray]:
+def run(cell: str, dtype: str, size: str, engine: str, order: int = 1) -> dict[str, np.ndarray]:
     """A layer backwards over time with a mask, initial states and all gradients."""
     make, count = CELLS[cell]
     batch, time, features, units = SIZES[size]
@@ -51,7 +51,7 @@ def run(cell: str, dtype: str, size: str, engine: str) -> dict[str, np.ndarray]:
         scale = np.asarray(units**-0.5, dtype)
         layer.set_weights([w * scale for w in layer.get_weights()])
         states = [draw(batch, units, seed=k) for k in range(count)]
-        found = of_layer(layer, draw(batch, time, features), states, mask=mask)
+        found = of_layer(layer, draw(batch, time, features), states, order=order, mask=mask)
         return {label: np.asarray(value) for label, value in found.items()}
 
 
@@ -73,13 +73,7 @@ def check(cell: str, schedule: str, size: str, dtype: str, host: HostDevice) -> 
     assert host.launched and differing(made, on_cpu(cell, dtype, size)) == []
 
 
-BY_DEFAULT = [
-    ("LSTM", "float32", "step"),
-    ("LSTM", "float32", "block"),
-    ("LSTM", "float32", "grid"),
-    ("GRU", "float64", "grid"),
-    ("SimpleRNN", "float64", "block"),
-]
+BY_DEFAULT = [("LSTM", "float32", "grid"), ("GRU", "float32", "block"), ("SimpleRNN", "float64", "step")]
 # More weights than the registers of a block, or of one for each of the device's multiprocessors, have room for.
 REFUSED = [
     ("GRU", "ragged", "float64", "block"),
@@ -114,12 +108,8 @@ def check_case(name: str, dtype: str) -> None:
     assert differing(made, wanted) == []
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype"),
-    [("attention, pair", "float64"), ("choices_in_a_step", "float64")],
-)
-def test_steps_of_other_kinds(name: str, dtype: str, host: HostDevice) -> None:
-    check_case(name, dtype)
+def test_a_step_with_attention(host: HostDevice) -> None:
+    check_case("attention, pair", "float64")
 
 
 @pytest.mark.slow
@@ -130,9 +120,9 @@ def test_every_case_of_the_cpu_engine(name: str, dtype: str, host: HostDevice) -
 
 
 def check_drawn(drawn: RandomStep, seed: int, **options: Any) -> None:
-    wanted = agreement.results(drawn, engine="cpu", **options)
+    wanted = agreement.results(drawn, order=1, engine="cpu", **options)
     with device.using(HostDevice(seed=seed)):
-        made = agreement.results(drawn, engine="cuda", **options)
+        made = agreement.results(drawn, order=1, engine="cuda", **options)
     assert differing({k: np.asarray(v) for k, v in made.items()}, {k: np.asarray(v) for k, v in wanted.items()}) == []
 
 
@@ -156,13 +146,12 @@ class _Slightly(HostDevice):
     """Its tanh is one in the last place too large."""
 
     def compile(self, text: str, name: str, signature: str, threads: int) -> Any:
-        changed = re.sub(r"= (tanh_f32\(\w+\))", r"= \1 * as_float32(1.0000001)", text)
-        if changed != text:
-            changed = "from minirnn.kernels.cuda.library import as_float32\n" + changed
+        changed = re.sub(r"= (tanh_f64\(\w+\))", r"= \1 * (1 + 2.0**-52)", text)
         return super().compile(changed, name, signature, threads)
 
 
 def test_a_wrong_last_bit_is_found() -> None:
     with device.using(_Slightly()), config.schedule("step"):
-        made = run("SimpleRNN", "float32", "small", "cuda")
-    assert "result 0" in differing(made, on_cpu("SimpleRNN", "float32", "small"))
+        made = run("SimpleRNN", "float64", "ragged", "cuda", order=0)
+    wanted = on_cpu("SimpleRNN", "float64", "ragged")
+    assert "result 0" in differing(made, {label: wanted[label] for label in made})

@@ -54,7 +54,7 @@ SIZES = [
     ("gru", "step", "float32", 512), ("simple_rnn", "step", "float32", 512),
 ]  # fmt: skip
 CASES = [Case(*size, pass_) for size in SIZES for pass_ in ("forward", "backward")]
-QUICK = 4  # cases of the default run
+QUICK = 2  # cases of the default run
 
 
 def planned(case: Case) -> tuple[Lowering, Plan]:

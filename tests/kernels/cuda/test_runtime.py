@@ -5,6 +5,9 @@ By default one layer's kernels are compiled and used in many ways; every case of
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +17,7 @@ import pytest
 import minirnn as mr
 from minirnn import ops
 from minirnn.autodiff import trees
-from minirnn.errors import EngineError, ShapeError
+from minirnn.errors import ArgumentError, EngineError, ShapeError
 from minirnn.kernels.cuda import device
 from minirnn.kernels.cuda.arrays import DeviceArray
 from minirnn.kernels.cuda.run import Kernel
@@ -24,6 +27,7 @@ from tests.kernels import engine_cases as cases
 from tests.kernels import step_cases as _more_cases  # noqa: F401  (they enter themselves in the list)
 from tests.kernels.same_bits_cases import differing
 
+from .fibers import BY_HOST
 from .host import HostDevice
 
 
@@ -190,6 +194,15 @@ def test_blocks_of_time(host: CountingDevice, monkeypatch: pytest.MonkeyPatch) -
     assert differing(got, wanted) == []
 
 
+def test_what_no_kernel_can_express_is_refused(host: CountingDevice) -> None:
+    def counted(h: Any, x: Any) -> Any:
+        return h + x, ()
+
+    with pytest.raises(EngineError, match="a step holds what no kernel can express") as error:
+        mr.scan(counted, np.zeros((3, 4), "int8"), np.ones((5, 3, 4), "int8"), engine="cuda")
+    assert "int8" in str(error.value) and "numpy" in str(error.value)
+
+
 # schedules ---------------------------------------------------------------------------------------
 def test_a_grid_that_the_device_cannot_hold(host: CountingDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     """It runs as one launch a step, unless the schedule is forced."""
@@ -209,6 +222,46 @@ def test_a_grid_that_the_device_cannot_hold(host: CountingDevice, monkeypatch: p
     with pytest.raises(EngineError, match='schedule "grid" does not fit') as error:
         Kernel(graph, host, "grid")
     assert "of which the device can hold 0 at once" in str(error.value)
+
+
+# products ----------------------------------------------------------------------------------------
+class CupyOfNumpy(types.ModuleType):
+    """What is used of CuPy, on the memory of the host."""
+
+    lib = np.lib
+
+    def __init__(self) -> None:
+        super().__init__("cupy")
+        self.__spec__ = importlib.util.spec_from_loader("cupy", None)
+        self.products = 0
+
+    def asarray(self, buffer: Any) -> np.ndarray:
+        buffer.shadow[:, 0] = BY_HOST  # who wrote it
+        array: np.ndarray = buffer.array
+        return array
+
+    def matmul(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        self.products += 1
+        product: np.ndarray = a @ b
+        return product
+
+
+def test_products_by_cupy_only_if_asked_for(host: CountingDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = randomized(SimpleRNN(4, return_sequences=True), 2)
+    x = mr.Tensor(drawn(3, 5, 2))
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(ArgumentError, match="CuPy is not installed"):
+        mr.cuda.products("cupy")
+    numpy = CupyOfNumpy()
+    monkeypatch.setitem(sys.modules, "cupy", numpy)
+    with mr.engine("cuda"):
+        wanted = trained([layer], x)
+        assert numpy.products == 0
+        with mr.cuda.products("cupy"):
+            got = trained([layer], x)
+    assert numpy.products == 4  # with x, for the cotangents of x, kernel and recurrent_kernel
+    for a, b in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 # everything --------------------------------------------------------------------------------------
