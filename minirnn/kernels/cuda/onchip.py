@@ -132,12 +132,13 @@ def registers_of(threads: int, limits: Limits) -> int:
 
 
 def shared_out(
-    products: Sequence[Product], owned: Any, limits: Limits, others: int, most: int | None = None, in_lanes: bool = False
+    products: Sequence[Product], owned: Any, limits: Limits, others: int, most: int | None = None, lanes: bool = False
 ) -> list[Held] | None:
     """How products fit the threads and registers of a block, as many threads as fit; None if they don't.
 
     owned: how many of so many columns a block has.  others: registers of a thread for what is no weight.
-    most: registers for weights, if there is another limit.  in_lanes: whether a block has many rows.
+    most: registers for weights, if there is another limit.  lanes: whether several
+    rows may be multiplied at once.
     """
     options: list[list[Held]] = []
     for p in products:
@@ -159,7 +160,7 @@ def shared_out(
                 and all(held.rows for held in chosen)
                 and shared_bytes(chosen) <= limits.shared_per_block
             ):
-                return _with_lanes(chosen, limits) if in_lanes else chosen
+                return _with_lanes(chosen, limits) if lanes else chosen
     return None
 
 
@@ -361,7 +362,7 @@ class OnChip:
         holder = "thread" if h.lanes == 1 else f"thread % {h.threads}"
         text.line(f"if {self._is_working(h, column, group)}:")
         text.depth += 1
-        text.line(f"for row in range({self.lanes[key]}, some, {h.lanes}):" if h.lanes > 1 else "for row in range(some):")
+        text.line(f"for row in range({'some' if h.lanes == 1 else f'{self.lanes[key]}, some, {h.lanes}'}):")
         text.depth += 1
         place = 0
         for k in range(h.each):
