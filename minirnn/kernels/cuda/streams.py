@@ -40,6 +40,8 @@ def _known(stream: Any) -> Any:
     if isinstance(handle, bool) or not isinstance(handle, int):
         expected = "a stream of CuPy, torch or Numba, or its number"
         raise ArgumentError("cuda stream", got=repr(stream), expected=expected)
+    if handle == 0:  # the default one
+        return None
     device = current_device()
     key = (id(device), handle)
     if key not in _made:  # one object for each stream, which is what it is known by

@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import inspect
+import threading
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from .retarget import HostCode, host_code
 _MARGIN = 256  # bytes before and after an array, which belong to none; arrays begin at multiples of it
 _SHARED = "shared memory"
 _grid_epoch = 1
+_running = threading.Lock()  # there is one state, and one kernel runs at a time
 
 
 class KernelError(Exception):
@@ -100,10 +102,11 @@ class HostKernel:
             if isinstance(argument, np.ndarray):
                 buffer.array[...] = argument
         grid = (grid, 1) if isinstance(grid, int) else grid
-        launch = _Launch(self, self._code_for(shared), grid, threads, buffers, seed)
-        state[State.WITHOUT] = without
         try:
-            launch.run()
+            with _running:
+                launch = _Launch(self, self._code_for(shared), grid, threads, buffers, seed)
+                state[State.WITHOUT] = without
+                launch.run()
         finally:
             for argument, buffer in zip(arguments, buffers):
                 if isinstance(argument, np.ndarray):
@@ -142,7 +145,8 @@ class HostDevice:
 
     def __init__(self, seed: int = 0, blocks: int = 16, limits: Limits | None = None) -> None:
         self.seed, self.blocks = seed, blocks
-        self.limits = limits or Limits(multiprocessors=blocks)
+        # Memory that had another use before would hide reads of what nothing has written.
+        self.limits = limits or Limits(multiprocessors=blocks, kept_bytes=0)
         self.launched: dict[str, int] = {}
         self.without: dict[str, int] = {}
 
@@ -230,7 +234,6 @@ class _Launch:
 
     def _fill_arguments(self) -> None:
         words: list[int] = []
-        self._ranges.clear()
         types = self.kernel.compiled.argument_types
         if len(types) != len(self._arguments):
             raise TypeError(f"{self.kernel.compiled.name} has {len(types)} arguments and got {len(self._arguments)}")

@@ -48,7 +48,7 @@ def host_code(compiled: Compiled, dynamic_shared: int = 0) -> HostCode:
         whole.link_in(module)
     whole.link_in(llvm.parse_assembly(_surroundings(compiled, dynamic_shared)))
     for each in whole.functions:
-        if not each.is_declaration and each.name not in ("host.entry",):
+        if not each.is_declaration and each.name != "host.entry":
             each.linkage = "internal"
     whole.verify()
     machine = native().machine()
@@ -85,7 +85,7 @@ def _simplify(module: Any, machine: Any) -> None:
     passes.run(module, llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options()))
 
 
-# before it is simplified -----------------------------------------------------------------------------
+# before it is simplified --------------------------------------------------------------------------
 def _retargeted(text: str, shared: dict[str, tuple[int, int, int]], dynamic_shared: int, count: list[int]) -> str:
     """A module's text for the host."""
     text = re.sub(r"^target (triple|datalayout) = .*$", "", text, flags=re.M)
@@ -96,17 +96,17 @@ def _retargeted(text: str, shared: dict[str, tuple[int, int, int]], dynamic_shar
     if assembly := re.search(r'\basm\s+(?:sideeffect\s+)?"[^"]*"', text):
         raise NotImplementedError(f"a kernel has inline assembly, which the host can't run: {assembly[0]}")
 
-    elements_of: list[int] = []
+    lengths: list[int] = []
 
     def place(match: re.Match[str]) -> str:
         name, elements, element = match[1], int(match[2]), match[3]
         unit = _size(element)
         size = elements * unit
         if not size:
-            if any(found == 0 for found in elements_of):
+            if 0 in lengths:
                 raise NotImplementedError("a kernel has two dynamic arrays in shared memory: they would be one")
             size = dynamic_shared
-        elements_of.append(elements)
+        lengths.append(elements)
         skipped = int(match[4]) % 64  # so it is no better aligned than the module asks for
         shared[name] = size, unit, skipped
         room = f'@"{name}.room" = global [{skipped + max(size, 1)} x i8] zeroinitializer, align 64'
@@ -194,7 +194,7 @@ def _surroundings(compiled: Compiled, dynamic_shared: int) -> str:
     return "\n".join(lines)
 
 
-# after that ------------------------------------------------------------------------------
+# after that ---------------------------------------------------------------------------------------
 _LOAD = re.compile(
     r"^  (?:%\S+) = load (?:volatile |atomic )*(?P<kind>.+?), ptr (?P<at>.+?)(?:, align|, !|$| monotonic| seq_cst)"
 )

@@ -234,6 +234,8 @@ def test_streams_of_other_libraries() -> None:
             first = streams.current()
         with mr.cuda.stream(7):
             assert streams.current() is first
+        with mr.cuda.stream(0):
+            assert streams.current() is None
         with mr.cuda.stream(own):
             assert streams.current() is own
         with pytest.raises(ArgumentError, match="a stream of CuPy, torch or Numba"), mr.cuda.stream("fast"):

@@ -38,10 +38,15 @@ def cell(name: str, units: int, dtype: str, pass_: str, batch: int = 3, features
     return step_graph(step, (h, numbers(batch, units)) if name == "lstm" else h, numbers(4, batch, features), pass_)
 
 
+def slow(*values: str) -> Any:
+    """Parameters of a test that only the slow set runs."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 # runs --------------------------------------------------------------------------------------------
 # More rows than are staged at a time, and more units than a block of 64; some blocks have fewer rows, or units, than
 # others.  float64 in the grid keeps a part of the weights in shared memory.
-RAGGED = [("lstm", "float64", "backward", "grid"), ("gru", "float32", "backward", "block")]
+RAGGED = [("simple_rnn", "float64", "backward", "grid"), slow("gru", "float32", "backward", "block")]
 
 
 def ragged(name: str, dtype: str, pass_: str, schedule: str) -> Run:
@@ -69,7 +74,7 @@ def test_more_ragged_sizes(name: str, dtype: str, pass_: str, schedule: str) -> 
     ragged(name, dtype, pass_, schedule)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", ["block", slow("grid"), slow("step")])
 def test_results_do_not_depend_on_the_batch_or_on_blocks_of_time(schedule: str) -> None:
     """Five rows at once or two of them, five steps at once or two at a time, give the same bits."""
     large, small = (cell("gru", 6, "float64", "forward", batch=n) for n in (5, 2))
@@ -81,25 +86,30 @@ def test_results_do_not_depend_on_the_batch_or_on_blocks_of_time(schedule: str) 
     assert not same_bits(part, whole[:, 1:3])
 
 
-def test_a_run_with_a_wrong_kernel_is_noticed() -> None:
-    """Another function of a gate, time that stands still, a carry from the place where the next one goes."""
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (r"(integers\[\d+\]) if turn else (\S+)", r"\2 if turn else \1"),
+        slow(r"= sigmoid_f64\(", "= tanh_f64("),
+        slow(r"\(done \+ s\) \* direction", "done * direction"),
+        slow(r"as_float64\(1\) - ", "as_float64(1) + "),
+    ],
+)
+def test_a_run_with_a_wrong_kernel_is_noticed(old: str, new: str) -> None:
+    """A carry from the place where the next one goes, another function of a gate, time that stands still, a sign."""
     graph = cell("gru", 6, "float64", "forward")
     arrays = random_arrays(graph, 3)
     wanted = on_cpu(graph, arrays, 3, False)
-    for old, new in (
-        (r"= sigmoid_f64\(", "= tanh_f64("), (r"\(done \+ s\) \* direction", "done * direction"),
-        (r"as_float64\(1\) - ", "as_float64(1) + "), (r"(integers\[\d+\]) if turn else (\S+)", r"\2 if turn else \1"),
-    ):  # fmt: skip
-        run = Run(graph, "block")
-        text = re.sub(old, new, run.plan.kernels["loop"], count=1)
-        assert text != run.plan.kernels["loop"]
-        threads = next(launch.threads for launch in run.plan.launches if launch.kernel == "loop")
-        run.kernels["loop"] = run.device.compile(text, "loop", signature(run.lowering), threads)
-        try:
-            found = run(arrays, 3)
-        except KernelError:  # it reads what nothing has written
-            continue
-        assert not all(a is None or same_bits(a, b) for a, b in zip(found, wanted, strict=True)), old
+    run = Run(graph, "block")
+    text = re.sub(old, new, run.plan.kernels["loop"], count=1)
+    assert text != run.plan.kernels["loop"]
+    threads = next(launch.threads for launch in run.plan.launches if launch.kernel == "loop")
+    run.kernels["loop"] = run.device.compile(text, "loop", signature(run.lowering), threads)
+    try:
+        found = run(arrays, 3)
+    except KernelError:  # it reads what nothing has written
+        return
+    assert not all(a is None or same_bits(a, b) for a, b in zip(found, wanted, strict=True))
 
 
 # indices -----------------------------------------------------------------------------------------
@@ -113,7 +123,7 @@ def embedding() -> StepGraph:
     return step_graph(step, steps.numbers(5, 4), np.zeros((2, 5), np.int64))
 
 
-@pytest.mark.parametrize("schedule", ["block", "step"])
+@pytest.mark.parametrize("schedule", ["step", slow("block")])
 def test_an_index_out_of_range_is_reported(schedule: str) -> None:
     run = Run(embedding(), schedule)
     arrays = random_arrays(run.graph, 2)
