@@ -42,7 +42,7 @@ def fit_grid(lowering: Lowering, limits: Limits) -> Fit | Misfit:
     products = [p for p in lowering.sections["loop"] if isinstance(p, Product)]
     each = -(-size // limits.multiprocessors)
     # Waiting for the grid is a call, over which few registers keep what they have.
-    held = shared_out(products, lambda columns: columns // size * each, limits, _others(lowering), _ACROSS_CALLS)
+    held = shared_out(products, lambda columns: columns // size * each, limits, _others(lowering), _ACROSS_CALLS, True)
     return (
         _too_large(products, limits, -(-size // each), _ACROSS_CALLS) if held is None else Fit(held, Units(size, each))
     )

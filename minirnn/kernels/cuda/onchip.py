@@ -39,6 +39,7 @@ class Held:
 
     columns: how many of its columns a block has; groups: threads a column; each: blocks of 64 that a thread
     has; blocks: how many there are in all; kept: weights of each block that stand in shared memory instead.
+    lanes: how many times all of it is held, so that as many rows are multiplied at once.
     """
 
     product: Product
@@ -48,6 +49,7 @@ class Held:
     each: int
     dtype: np.dtype[Any]
     kept: int = 0
+    lanes: int = 1
 
     @property
     def blocks(self) -> int:
@@ -61,8 +63,13 @@ class Held:
 
     @property
     def threads(self) -> int:
-        """Threads that have weights."""
+        """Threads that hold all weights once."""
         return self.columns * self.groups
+
+    @property
+    def all_threads(self) -> int:
+        """Threads that have weights."""
+        return self.threads * self.lanes
 
     @property
     def depth(self) -> int:
@@ -125,12 +132,13 @@ def registers_of(threads: int, limits: Limits) -> int:
 
 
 def shared_out(
-    products: Sequence[Product], owned: Any, limits: Limits, others: int, most: int | None = None
+    products: Sequence[Product], owned: Any, limits: Limits, others: int, most: int | None = None, lanes: bool = False
 ) -> list[Held] | None:
     """How products fit the threads and registers of a block, as many threads as fit; None if they don't.
 
     owned: how many of so many columns a block has.  others: registers of a thread for what is no weight.
-    most: registers for weights, if there is another limit.
+    most: registers for weights, if there is another limit.  lanes: whether several
+    rows may be multiplied at once.
     """
     options: list[list[Held]] = []
     for p in products:
@@ -152,8 +160,18 @@ def shared_out(
                 and all(held.rows for held in chosen)
                 and shared_bytes(chosen) <= limits.shared_per_block
             ):
-                return chosen
+                return _with_lanes(chosen, limits) if lanes else chosen
     return None
+
+
+def _with_lanes(held: list[Held], limits: Limits) -> list[Held]:
+    """The same with as many rows at once as there are threads for that take no registers from the others."""
+    threads = max((h.threads for h in held), default=1)
+    for turns in range(1, _MOST_ROWS):  # of a lane through the staged rows
+        most = threads * max((-(-h.rows // turns) for h in held), default=1)
+        if most <= limits.threads_per_block and registers_of(most, limits) == registers_of(threads, limits):
+            return [replace(h, lanes=min(-(-h.rows // turns), most // h.threads)) for h in held]
+    return held
 
 
 def shared_bytes(held: Sequence[Held]) -> int:
@@ -198,6 +216,7 @@ class OnChip:
         self.groups: dict[int, str] = {}
         self.weights: dict[int, str] = {}
         self.kept: dict[int, str] = {}
+        self.lanes: dict[int, str] = {}
 
     def open(self) -> None:
         """Make room in shared memory and bring the weights into registers."""
@@ -215,7 +234,10 @@ class OnChip:
             column, group, weights, kept = (f"{name}_{number}" for name in ("column", "group", "weights", "kept"))
             self.columns[key], self.groups[key], self.weights[key], self.kept[key] = column, group, weights, kept
             text.say(f"the thread's column, and which of its blocks of {BLOCK} weights it has")
-            text.line(f"{column}, {group} = thread % {h.columns}, thread // {h.columns}")
+            text.line(f"{column}, {group} = {self._places_of_thread(h)}")
+            if h.lanes > 1:
+                self.lanes[key] = f"lane_{number}"
+                text.line(f"lane_{number} = thread // {h.threads}")
             first = f"{group} * {h.depth * h.all_columns} + " if h.groups > 1 else ""
             count = f"{h.inner} - {group} * {h.depth}" if h.groups > 1 else str(h.inner)
             at = text.affine(h.product.panels.offset)
@@ -236,7 +258,8 @@ class OnChip:
             text.line(f"{weights}_{k} = hold({panels}, {at}, {h.all_columns}, {left}, {held})")
             if rest := h.depth_of(k) - held:
                 text.line(f"for k in range({rest}):")
-                text.line(f"    if k < count - {begin + held}:")
+                first_lane = f"thread < {h.threads} and " if h.lanes > 1 else ""
+                text.line(f"    if {first_lane}k < count - {begin + held}:")
                 value = f"element({panels}, {where} + (k + {begin + held}) * {h.all_columns})"
                 text.line(f"        put({kept}, (k + {place}) * {h.threads} + thread, {value})")
                 text.line(f"    elif thread < {h.threads}:")
@@ -263,9 +286,15 @@ class OnChip:
             return ""
         return f"{column} % {owners.each} < units" if self._times(h) > 1 else f"{column} < units"
 
+    def _places_of_thread(self, h: Held) -> str:
+        """Its column, and the number of its blocks of contracted indices."""
+        group = f"thread // {h.columns}" + (f" % {h.groups}" if h.lanes > 1 else "")
+        return f"thread % {h.columns}, {group}"
+
     def _is_working(self, h: Held, column: str, group: str) -> str:
         exists = self._exists(h, column)
-        return f"{group} < {h.groups}" + (f" and {exists}" if exists else "")
+        some = f"{group} < {h.groups}" if h.lanes == 1 else f"{self.lanes[id(h.product)]} < {h.lanes}"
+        return some + (f" and {exists}" if exists else "")
 
     def parts(self, product: Product, inside: Any, number: int) -> list[Part]:
         """The phases of a product: staging, chains, and sums if several threads share a column."""
@@ -299,7 +328,7 @@ class OnChip:
 
     def _shares_as_others(self, h: Held) -> bool:
         """Whether each thread adds the sums of those elements that a nest over the same space gives it."""
-        threads = -(-max(h.threads for h in self.held.values()) // _WARP) * _WARP
+        threads = -(-max(h.all_threads for h in self.held.values()) // _WARP) * _WARP
         return h.groups > 1 and h.rows * h.columns % threads == 0 and not self._exists(h, "place")
 
     def _open_rows(self, h: Held) -> None:
@@ -330,9 +359,10 @@ class OnChip:
         text, key = self.text, id(h.product)
         column, group = self.columns[key], self.groups[key]
         weights, kept = self.weights[key], self.kept[key]
+        holder = "thread" if h.lanes == 1 else f"thread % {h.threads}"
         text.line(f"if {self._is_working(h, column, group)}:")
         text.depth += 1
-        text.line("for row in range(some):")
+        text.line(f"for row in range({'some' if h.lanes == 1 else f'{self.lanes[key]}, some, {h.lanes}'}):")
         text.depth += 1
         place = 0
         for k in range(h.each):
@@ -343,7 +373,7 @@ class OnChip:
             text.line(f"part = chain_aligned({weights}_{k}, 0, {held}, staged_{h.dtype}, {at}, 1)")
             if rest := h.depth_of(k) - held:
                 text.line(f"for k in range({rest}):")
-                x, weight = f"staged_{h.dtype}, {at} + {held} + k", f"{kept}, (k + {place}) * {h.threads} + thread"
+                x, weight = f"staged_{h.dtype}, {at} + {held} + k", f"{kept}, (k + {place}) * {h.threads} + {holder}"
                 text.line(f"    part = fma(element({x}), element({weight}), part)")
                 place += rest
             if h.groups > 1:

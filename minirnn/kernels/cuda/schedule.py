@@ -99,7 +99,7 @@ def _grid_plan(lowering: Lowering, limits: Limits, fit: Fit, explained: bool) ->
     printer = Printer(lowering, Owners(can_share(lowering)), explained)
     launches = _around(printer, limits)
     printer.whole_loop("loop", fit.units, fit.held)
-    threads = _whole_warps(max(h.threads for h in fit.held))
+    threads = _whole_warps(max(h.all_threads for h in fit.held))
     count = -(-fit.units.size // fit.units.each)
     launches["loop"] = [Launch("loop", "once", threads, lambda rows, _: (count, 1), cooperative=True)]
     return _finished("grid", printer, launches)

@@ -26,7 +26,7 @@ RESERVED = cpu.RESERVED | frozenset(
     "q row column group weights kept found staged parts integers shared grid cuda types hold chain chain_aligned "
     "negative logical_not tiled_product product_element chain_element sum_of_blocks".split()
 )
-LIKE_OURS = re.compile(rf"{cpu.LIKE_OURS.pattern}|(weights|column|group|kept)_\d\w*|(staged|parts)_float(32|64)")
+LIKE_OURS = re.compile(rf"{cpu.LIKE_OURS.pattern}|(weights|column|group|lane|kept)_\d\w*|(staged|parts)_float(32|64)")
 
 
 class CudaText(cpu.Text):
