@@ -348,24 +348,40 @@ class _Reader:
     def put(self, array: Any, at: Any, value: Any) -> None:
         self.access(array, at, True)
 
-    def reduce(self, array: Any, at: Any, step: Any, count: int) -> None:
+    def of_each(self, count: Any, do: Callable[..., None], *given: Any) -> None:
+        """Do something with a count that lanes may have of their own; `given`: numbers and what else lanes have."""
+        if not isinstance(count, np.ndarray):
+            do(count, *given)
+            return
+        lanes = self.lanes
+        for number in np.unique(count[count > 0]):
+            chosen = count == number
+            self.lanes = lanes[chosen]
+            do(int(number), *(x[chosen] if isinstance(x, np.ndarray) else x for x in given))
+        self.lanes = lanes
+
+    def reduce(self, array: Any, at: Any, step: Any, count: Any) -> None:
+        self.of_each(count, self._reduce, array, at, step)
+
+    def _reduce(self, count: int, array: Any, at: Any, step: Any) -> None:
         self.access(array, at, False, count, step)
         self.compute(multiply_adds=count)
 
-    def product(self, a: Any, a_at: Any, a_step: Any, b: Any, b_at: Any, b_step: Any, count: int) -> None:
+    def product(self, a: Any, a_at: Any, a_step: Any, b: Any, b_at: Any, b_step: Any, count: Any) -> None:
+        self.of_each(count, self._product, a, a_at, a_step, b, b_at, b_step)
+
+    def _product(self, count: int, a: Any, a_at: Any, a_step: Any, b: Any, b_at: Any, b_step: Any) -> None:
         self.access(a, a_at, False, count, a_step)
         self.access(b, b_at, False, count, b_step)
         self.compute(multiply_adds=count + -(-count // _BLOCK) - 1)
 
     def hold(self, array: Any, at: Any, step: Any, count: Any, most: int) -> None:
         counts = np.broadcast_to(np.clip(count, 0, most), self.lanes.shape)
-        at = np.broadcast_to(at, self.lanes.shape)
-        all_lanes = self.lanes
-        for number in np.unique(counts[counts > 0]):
-            self.lanes = all_lanes[counts == number]
-            self.access(array, at[counts == number], False, int(number), step)
-        self.lanes = all_lanes
+        self.of_each(counts, self._hold, array, np.broadcast_to(at, self.lanes.shape), step)
         self.result.held += most * array.itemsize
+
+    def _hold(self, count: int, array: Any, at: Any, step: Any) -> None:
+        self.access(array, at, False, count, step)
 
     def chain(self, weights: Any, first: Any, count: int, a: Any, at: Any, step: Any) -> None:
         self.access(a, at, False, count, step)
