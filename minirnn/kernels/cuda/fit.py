@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from ..lower import Lowering
 from ..program import ONE, ROWS_KEY, Coefficient, Nest, Product
 from .device import Limits
-from .onchip import BLOCK, Held, can_be_held, other_registers, shared_out
+from .onchip import BLOCK, Held, can_be_held, other_registers, registers_of, shared_out
 from .owners import Units
 
 _ACROSS_CALLS = 64  # registers for weights
@@ -31,7 +31,7 @@ def fit_block(lowering: Lowering, limits: Limits) -> Fit | Misfit:
     """How one block holds all products of the loop."""
     products = [p for p in lowering.sections["loop"] if can_be_held(p)]
     held = shared_out(products, lambda columns: columns, limits, _others(lowering))
-    return _too_large(products, limits, 1) if held is None else Fit(held)
+    return _too_large(products, limits, 1, _others(lowering)) if held is None else Fit(held)
 
 
 def fit_grid(lowering: Lowering, limits: Limits) -> Fit | Misfit:
@@ -44,7 +44,9 @@ def fit_grid(lowering: Lowering, limits: Limits) -> Fit | Misfit:
     # Waiting for the grid is a call, over which few registers keep what they have.
     held = shared_out(products, lambda columns: columns // size * each, limits, _others(lowering), _ACROSS_CALLS, True)
     return (
-        _too_large(products, limits, -(-size // each), _ACROSS_CALLS) if held is None else Fit(held, Units(size, each))
+        _too_large(products, limits, -(-size // each), _others(lowering), _ACROSS_CALLS)
+        if held is None
+        else Fit(held, Units(size, each))
     )
 
 
@@ -87,9 +89,13 @@ def _count(coefficient: Coefficient) -> int:
     return value
 
 
-def _too_large(products: list[Any], limits: Limits, blocks: int, most: int | None = None) -> Misfit:
+def _too_large(products: list[Any], limits: Limits, blocks: int, others: int, most: int | None = None) -> Misfit:
     weights = sum(_count(p.columns) * _count(p.inner) * p.out.array.dtype.itemsize for p in products) // blocks
     got = f"weights of {weights:,} bytes a block, a thread having whole blocks of {BLOCK} of a column"
-    room = f"{limits.registers_per_block * 4:,} bytes of registers and {limits.shared_per_block:,} of shared memory"
-    limit = "" if most is None else f", {most} registers for weights while a thread waits for the grid"
-    return Misfit(got, f"what {limits.threads_per_block} threads hold beside their work: {room}{limit}")
+    free = [
+        threads * min(registers_of(threads, limits) - others, limits.registers_per_thread if most is None else most)
+        for threads in range(32, limits.threads_per_block + 1, 32)
+    ]
+    room = f"{max(0, *free) * 4:,} bytes in registers beside the work of the threads"
+    limit = "" if most is None else f" ({most} of a thread, over a wait for the grid)"
+    return Misfit(got, f"{room}{limit}, and what {limits.shared_per_block:,} bytes of shared memory take")
