@@ -78,7 +78,6 @@ BY_DEFAULT = [("LSTM", "float32", "grid"), ("GRU", "float32", "block"), ("Simple
 REFUSED = [
     ("GRU", "ragged", "float64", "block"),
     ("GRU reset before", "ragged", "float64", "block"),
-    ("GRU reset before", "ragged", "float64", "grid"),
     ("LSTM", "ragged", "float64", "block"),
 ]
 
