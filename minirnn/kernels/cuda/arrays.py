@@ -14,6 +14,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.lib.stride_tricks import as_strided
 
 from ...autodiff.elsewhere import register_array_type
+from ...errors import ArgumentError
 from . import streams
 from .device import Buffer, Device, current
 from .memory import Memory, copied, copied_once, taken
@@ -79,6 +80,8 @@ class DeviceArray(NDArrayOperatorsMixin):
         return np.array(self.host(), dtype=dtype, copy=copy)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        if any(type(x) is DeviceArray for x in options.get("out", ())):
+            return NotImplemented  # nobody may change it
         values = [x.host() if type(x) is DeviceArray else x for x in inputs]
         return getattr(ufunc, method)(*values, **options)
 
@@ -88,7 +91,21 @@ class DeviceArray(NDArrayOperatorsMixin):
         return getattr(self.host(), name)
 
     def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of an array without axes")
         return self.shape[0]
+
+    def __bool__(self) -> bool:
+        return bool(self.host())
+
+    def __float__(self) -> float:
+        return float(self.host())
+
+    def __int__(self) -> int:
+        return int(self.host())
+
+    def __index__(self) -> int:
+        return self.host().__index__()
 
     def __repr__(self) -> str:
         return f"DeviceArray(shape={self.shape}, dtype={self.dtype}, device={self.memory.device.name!r})"
@@ -111,11 +128,9 @@ class DeviceArray(NDArrayOperatorsMixin):
 
     def reshape(self, *shape: Any) -> Any:
         """Another shape; a copy on the host if its elements do not stand in order."""
-        wanted = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
         if not self.is_dense:
-            return self.host().reshape(wanted)
-        known = math.prod(n for n in wanted if n >= 0)
-        made = tuple(self.size // max(known, 1) if n < 0 else int(n) for n in wanted)
+            return self.host().reshape(*shape)
+        made = as_strided(np.empty(1, np.bool_), self.shape, (0,) * self.ndim).reshape(*shape).shape
         return DeviceArray(self.memory, made, self.dtype, None, self.first)
 
     def __getitem__(self, index: Any) -> Any:
@@ -208,7 +223,12 @@ def sent_once(array: np.ndarray, device: Device, stream: Any) -> DeviceArray:
 def adopted(owner: Any) -> DeviceArray:
     """The array of another library that stands on the device, without a copy."""
     device, stream = current(), streams.current()
-    shape, about = tuple(owner.shape), owner.__cuda_array_interface__
+    about = owner.__cuda_array_interface__
+    if about.get("mask") is not None:
+        raise ArgumentError(
+            "an array on a device", got="one with a mask", expected="one without", fix="mask= of scan or of a layer"
+        )
+    shape = tuple(about["shape"])
     dtype = np.dtype(about["typestr"])
     bytes_apart = about.get("strides")
     steps = None if bytes_apart is None else tuple(stride // dtype.itemsize for stride in bytes_apart)
@@ -231,8 +251,6 @@ class _Flat:
 
 def too_scattered(shape: tuple[int, ...], strides: Any) -> Exception:
     """The error for an array with gaps between its elements."""
-    from ...errors import ArgumentError
-
     return ArgumentError(
         "an array on a device with gaps between its elements",
         got=f"shape {shape}, strides {strides}",

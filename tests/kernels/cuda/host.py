@@ -47,6 +47,7 @@ class HostBuffer:
         begin = 2 * _MARGIN - raw.ctypes.data % _MARGIN
         self.array: np.ndarray = raw[begin : begin + size * dtype.itemsize].view(dtype).reshape(shape)
         self.shadow = np.zeros((size, SHADOW), np.int32)
+        self.whole: HostBuffer | None = None  # of which this is a part
         if written:
             self.shadow[:, 0] = BY_HOST
 
@@ -56,7 +57,21 @@ class HostBuffer:
         made = cls.__new__(cls)
         made.array = array
         made.shadow = np.full((array.size, SHADOW), BY_HOST, np.int32) if shadow is None else shadow
+        made.whole = None
         return made
+
+    def part(self, first: int, size: int) -> HostBuffer:
+        """The elements from `first` on."""
+        made = HostBuffer.over(self.array[first : first + size], self.shadow[first : first + size])
+        made.whole = self.whole or self
+        return made
+
+    def overlaps(self, other: HostBuffer) -> bool:
+        """Whether another part of the same memory has some of its elements, but not just the same ones."""
+        begin, first = self.array.ctypes.data, other.array.ctypes.data
+        end, last = begin + self.array.nbytes, first + other.array.nbytes
+        is_shared = (self.whole or self) is (other.whole or other)
+        return is_shared and (begin, end) != (first, last) and begin < last and first < end
 
     @property
     def size(self) -> int:
@@ -167,8 +182,7 @@ class HostDevice:
         target.shadow[:, 0] = np.where(source.shadow[:, 0] == 0, 0, BY_HOST)
 
     def part(self, buffer: HostBuffer, first: int, size: int) -> HostBuffer:
-        whole = slice(first, first + size)
-        return HostBuffer.over(buffer.array[whole], buffer.shadow[whole])
+        return buffer.part(first, size)
 
     def address(self, buffer: HostBuffer) -> int:
         return buffer.array.ctypes.data
@@ -245,7 +259,9 @@ class _Launch:
             if str(kind.dtype) != str(array.dtype) or kind.ndim != array.ndim:
                 raise TypeError(f"argument {name} is {kind} and got {array.dtype} of shape {array.shape}")
             words += [0, 0, array.size, array.itemsize, array.ctypes.data, *array.shape, *array.strides]
-            self._ranges.append((name, array.ctypes.data, array.itemsize, array.dtype, argument.shadow))
+            others = [other for other in self._arguments if isinstance(other, HostBuffer)]
+            known = (argument.whole or argument) if any(map(argument.overlaps, others)) else argument
+            self._ranges.append((name, known.array.ctypes.data, array.itemsize, array.dtype, known.shadow))
         memory = np.array(words, np.int64)
         _memory_at(self.code.arguments, memory.nbytes)[:] = memory.view(np.uint8)
 

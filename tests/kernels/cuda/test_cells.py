@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -25,6 +26,7 @@ from tests.stepgraph import agreement
 from tests.stepgraph.random_steps import RandomStep, random_steps
 
 from .host import HostDevice
+from .sampling import some_of
 
 assert step_cases  # which enters its cases in the list
 DTYPES = ("float32", "float64")
@@ -88,10 +90,9 @@ def test_layers_have_the_bits_of_the_cpu_engine(cell: str, dtype: str, schedule:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("size", ["small", "ragged"])
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(
+    "cell, schedule, size, dtype", some_of(itertools.product(CELLS, SCHEDULES, ["small", "ragged"], DTYPES), 12)
+)
 def test_every_layer_and_size(cell: str, schedule: str, size: str, dtype: str, host: HostDevice) -> None:
     if (cell, size, dtype, schedule) in REFUSED:
         with pytest.raises(EngineError, match=r"weights of [\d,]+ bytes"):
@@ -112,8 +113,7 @@ def test_a_step_with_attention(host: HostDevice) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", engine_cases.CASES)
+@pytest.mark.parametrize("name, dtype", some_of(itertools.product(engine_cases.CASES, DTYPES), 30))
 def test_every_case_of_the_cpu_engine(name: str, dtype: str, host: HostDevice) -> None:
     check_case(name, dtype)
 

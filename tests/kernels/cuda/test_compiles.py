@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -17,6 +19,7 @@ from tests.kernels.engine_cases import CASES, evaluate
 
 from .assembly import CAPABILITIES, inexact
 from .plans import signature
+from .sampling import some_of
 
 _done: set[str] = set()  # kernels that have been compiled for all targets, by their text
 
@@ -59,8 +62,7 @@ def check_machine_code(graph: StepGraph) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name, dtype", some_of(itertools.product(CASES, ["float32", "float64"]), 10))
 def test_all_step_graphs_become_machine_code(name: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     graphs = graphs_of(name, dtype, monkeypatch)
     assert graphs

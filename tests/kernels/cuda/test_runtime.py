@@ -23,7 +23,6 @@ from minirnn.kernels.cuda.arrays import DeviceArray
 from minirnn.kernels.cuda.run import Kernel
 from minirnn.layers import Input, SimpleRNN
 from minirnn.models import Model
-from tests.kernels import engine_cases as cases
 from tests.kernels import step_cases as _more_cases  # noqa: F401  (they enter themselves in the list)
 from tests.kernels.same_bits_cases import differing
 
@@ -262,18 +261,6 @@ def test_products_by_cupy_only_if_asked_for(host: CountingDevice, monkeypatch: p
     assert numpy.products == 4  # with x, for the cotangents of x, kernel and recurrent_kernel
     for a, b in zip(got, wanted, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-
-
-# everything --------------------------------------------------------------------------------------
-EVERY = [(name, dtype) for k, name in enumerate(cases.CASES) for dtype in cases.DTYPES]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name, dtype", EVERY)
-def test_every_case_has_the_cpu_engines_bits(name: str, dtype: str) -> None:
-    with device.using(HostDevice(seed=3)):
-        wanted, got = (cases.evaluate(name, dtype, engine) for engine in ("cpu", "cuda"))
-    assert differing(got, wanted) == []
 
 
 def test_the_comparison_notices_a_bit(host: CountingDevice) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests.stepgraph.test_graph import PASSES, graph_of
 
 from .host import KernelError
 from .plans import Run, check, on_cpu, random_arrays, same_bits, signature
+from .sampling import some_of
 
 GATES = {"simple_rnn": 1, "gru": 3, "lstm": 4}
 
@@ -66,10 +68,9 @@ def test_ragged_sizes(name: str, dtype: str, pass_: str, schedule: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("pass_", PASSES)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", GATES)
+@pytest.mark.parametrize(
+    "name, dtype, pass_, schedule", some_of(itertools.product(GATES, ["float32", "float64"], PASSES, SCHEDULES), 9)
+)
 def test_more_ragged_sizes(name: str, dtype: str, pass_: str, schedule: str) -> None:
     ragged(name, dtype, pass_, schedule)
 
