@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from . import elementary
-from .held import chain, chain_aligned, hold
 from .products import (
     argmax_chain,
     chain_element,
@@ -32,6 +31,7 @@ from .scalars import (
     sqrt,
 )  # fmt: skip
 from .tiles import TILE_SHARED, TILE_THREADS
+from .weights import chain, chain_aligned, hold
 
 __all__ = [
     "TILE_SHARED", "TILE_THREADS", "absolute", "argmax_chain", "as_bool", "as_float32", "as_float64", "as_int32",

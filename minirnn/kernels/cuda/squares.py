@@ -12,9 +12,9 @@ from typing import Any
 from llvmlite import ir
 
 from . import target, twins
-from .held import neighbours, read
 from .inline import emitted
 from .scalars import as_long, plain, pointer_to
+from .weights import neighbours, read
 
 EACH = 4
 _LONG = ir.IntType(64)

@@ -113,7 +113,7 @@ def test_a_step_with_attention(host: HostDevice) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, dtype", some_of(itertools.product(engine_cases.CASES, DTYPES), 30))
+@pytest.mark.parametrize("name, dtype", some_of(itertools.product(engine_cases.CASES, DTYPES), 16))
 def test_every_case_of_the_cpu_engine(name: str, dtype: str, host: HostDevice) -> None:
     check_case(name, dtype)
 
@@ -126,7 +126,7 @@ def check_drawn(drawn: RandomStep, seed: int, **options: Any) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(random_steps(), st.booleans(), st.integers(0, 9))
 def test_random_steps(drawn: RandomStep, reverse: bool, seed: int) -> None:
     check_drawn(drawn, seed, reverse=reverse)
