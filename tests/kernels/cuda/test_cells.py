@@ -87,6 +87,9 @@ REFUSED = [
 @pytest.mark.parametrize(("cell", "dtype", "schedule"), BY_DEFAULT)
 def test_layers_have_the_bits_of_the_cpu_engine(cell: str, dtype: str, schedule: str, host: HostDevice) -> None:
     check(cell, schedule, "ragged", dtype, host)
+    for order in (0, 1):  # of threads and blocks: first in line, then at random
+        with device.using(HostDevice(seed=order)) as other:
+            check(cell, schedule, "ragged", dtype, other)
 
 
 @pytest.mark.slow
@@ -123,6 +126,12 @@ def check_drawn(drawn: RandomStep, seed: int, **options: Any) -> None:
     with device.using(HostDevice(seed=seed)):
         made = agreement.results(drawn, order=1, engine="cuda", **options)
     assert differing({k: np.asarray(v) for k, v in made.items()}, {k: np.asarray(v) for k, v in wanted.items()}) == []
+
+
+@settings(max_examples=3, deadline=None)
+@given(random_steps(), st.booleans(), st.integers(0, 9))
+def test_some_random_steps(drawn: RandomStep, reverse: bool, seed: int) -> None:
+    check_drawn(drawn, seed, reverse=reverse)
 
 
 @pytest.mark.slow
