@@ -94,7 +94,7 @@ def test_layers_have_the_bits_of_the_cpu_engine(cell: str, dtype: str, schedule:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "cell, schedule, size, dtype", some_of(itertools.product(CELLS, SCHEDULES, ["small", "ragged"], DTYPES), 12)
+    "cell, schedule, size, dtype", some_of(itertools.product(CELLS, SCHEDULES, ["small", "ragged"], DTYPES), 6)
 )
 def test_every_layer_and_size(cell: str, schedule: str, size: str, dtype: str, host: HostDevice) -> None:
     if (cell, size, dtype, schedule) in REFUSED:
@@ -116,7 +116,7 @@ def test_a_step_with_attention(host: HostDevice) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, dtype", some_of(itertools.product(engine_cases.CASES, DTYPES), 16))
+@pytest.mark.parametrize("name, dtype", some_of(itertools.product(engine_cases.CASES, DTYPES), 8))
 def test_every_case_of_the_cpu_engine(name: str, dtype: str, host: HostDevice) -> None:
     check_case(name, dtype)
 
@@ -135,14 +135,14 @@ def test_some_random_steps(drawn: RandomStep, reverse: bool, seed: int) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(random_steps(), st.booleans(), st.integers(0, 9))
 def test_random_steps(drawn: RandomStep, reverse: bool, seed: int) -> None:
     check_drawn(drawn, seed, reverse=reverse)
 
 
 @pytest.mark.slow
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(random_steps(masked=True), st.integers(0, 9))
 def test_random_steps_with_masks(drawn: RandomStep, seed: int) -> None:
     mask = np.random.default_rng(seed).random((drawn.length, drawn.batch)) < 0.7

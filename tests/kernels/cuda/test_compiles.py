@@ -62,7 +62,7 @@ def check_machine_code(graph: StepGraph) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, dtype", some_of(itertools.product(CASES, ["float32", "float64"]), 5))
+@pytest.mark.parametrize("name, dtype", some_of(itertools.product(CASES, ["float32", "float64"]), 3))
 def test_all_step_graphs_become_machine_code(name: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     graphs = graphs_of(name, dtype, monkeypatch)
     assert graphs
