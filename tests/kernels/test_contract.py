@@ -282,9 +282,8 @@ HOST = llvmlite.binding.get_host_cpu_features()
 
 
 @pytest.mark.skipif(not (HOST.get("avx2") and HOST.get("fma")), reason="needs a processor with AVX2 and FMA")
-@pytest.mark.parametrize(
-    "name, features", [pytest.param("haswell", "+avx,+avx2,+fma", marks=pytest.mark.slow), ("x86-64", "")]
-)
+@pytest.mark.slow  # whole layers on other processors are among the default tests
+@pytest.mark.parametrize("name, features", [("haswell", "+avx,+avx2,+fma"), ("x86-64", "")])
 def test_other_processors_give_the_same_bytes(name: str, features: str, tmp_path: Path) -> None:
     here = cases.results(100, 8)
     there = in_another_process(tmp_path, 100, 8, NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES=features)
