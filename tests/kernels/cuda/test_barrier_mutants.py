@@ -26,10 +26,7 @@ LENGTH = 3
 ROWS, FEATURES, MEMORY, QUERY = 19, 3, 5, 2
 UNITS, FEWER = 71, 37  # more than a block of sums; what one block can hold of several gates
 
-QUICK = {
-    ("step", "attention", "forward"), ("block", "gru", "forward"), ("grid", "lstm", "forward"),
-    ("grid", "simple_rnn", "backward"),
-}  # fmt: skip
+QUICK = {("step", "simple_rnn", "backward"), ("block", "gru", "forward"), ("grid", "lstm", "forward")}
 CASES = [
     pytest.param(*case, marks=[] if case in QUICK else [pytest.mark.slow])
     for case in itertools.product(("step", "block", "grid"), steps.EXAMPLES, ("forward", "backward"))

@@ -87,9 +87,12 @@ REFUSED = [
 @pytest.mark.parametrize(("cell", "dtype", "schedule"), BY_DEFAULT)
 def test_layers_have_the_bits_of_the_cpu_engine(cell: str, dtype: str, schedule: str, host: HostDevice) -> None:
     check(cell, schedule, "ragged", dtype, host)
-    for order in (0, 1):  # of threads and blocks: first in line, then at random
-        with device.using(HostDevice(seed=order)) as other:
-            check(cell, schedule, "ragged", dtype, other)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_the_order_of_threads_and_blocks_does_not_show(order: int) -> None:
+    with device.using(HostDevice(seed=order)) as host:  # 0: first in line
+        check("SimpleRNN", "step", "ragged", "float64", host)
 
 
 @pytest.mark.slow
