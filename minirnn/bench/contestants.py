@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import config
+from ..autodiff.random import seed
 from ..autodiff.tape import Tape
 from ..autodiff.tensor import Variable
 from ..errors import MinirnnError
@@ -76,6 +77,7 @@ class Work:
 
     def __init__(self, case: Case) -> None:
         self.case = case
+        seed(7)  # the layer's own weights do not depend on the cases before
         rng = np.random.default_rng(7)
         units, batch = case.units, case.batch
         steps = STREAMED if case.grid == "stream" else case.steps
