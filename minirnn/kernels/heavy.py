@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +32,7 @@ from .program import (
     Size,
     Window,
     along,
+    value_of,
 )  # fmt: skip
 
 
@@ -107,15 +107,11 @@ def _root(lowering: Lowering, t: Tensor, index: Any, section: str) -> tuple[Tens
     return t, index
 
 
-def _value(coefficient: Coefficient) -> int:
-    return math.prod(size.value for size in coefficient)
-
-
 def _together(strides: Sequence[Coefficient], sizes: Sequence[Size]) -> Coefficient | None:
     """The stride of several axes counted as one, if they are neighbours; () is one."""
     kept = [(stride, size) for stride, size in zip(strides, sizes, strict=True) if size != ONE]
     for (stride, _), (inner, size) in zip(kept, kept[1:], strict=False):
-        if _value(stride) != _value(inner) * size.value:
+        if value_of(stride) != value_of(inner) * size.value:
             return None
     return kept[-1][0] if kept else ()
 

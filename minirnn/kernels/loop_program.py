@@ -160,6 +160,12 @@ class LoopProgram(abc.ABC):
                 yield np.broadcast_to(values[id(y)], (length, *y.shape))
 
 
+def address_of(array: Any) -> int:
+    """Where the first element of a NumPy array is."""
+    found: int = array.__array_interface__["data"][0]
+    return found
+
+
 def places_of_buffers(buffers: Iterable[Buffer], rows: int, block: int) -> tuple[dict[Any, int], dict[str, int]]:
     """Where buffers lie in scratch memory for so many rows and time steps, by the keys of their sizes.
 

@@ -8,6 +8,7 @@ value, so that one printed program serves every size.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,11 @@ ZERO = Size(("zero",), 0)
 ROWS_KEY = ("rows",)
 
 Coefficient = tuple[Size, ...]  # a product of sizes
+
+
+def value_of(coefficient: Coefficient) -> int:
+    """A product of sizes as a number, for the whole batch."""
+    return math.prod(size.value for size in coefficient)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from .arrays import forward_of
 from .contract import aligned_empty
 from .emit import kernel_text, place_key
 from .heavy import lower
-from .loop_program import LoopProgram, block_of_steps, places_of_buffers, refuse_index
+from .loop_program import LoopProgram, address_of, block_of_steps, places_of_buffers, refuse_index
 from .lower import Panels
 from .panels import packed
 from .program import Array, Inexpressible
@@ -218,13 +218,13 @@ class Kernel(LoopProgram):
         passed = dict(zip([size.key for size in self.passed], layout.sizes, strict=True))
         for (now, _), *carry in zip(self.lowering.swaps, arrays, final, strict=False):
             for number, array in enumerate(carry):  # where it is, as elements after the scratch memory
-                distance = _address(array) - _address(work[array.dtype.name])
+                distance = address_of(array) - address_of(work[array.dtype.name])
                 passed[place_key(now, number)] = distance // array.itemsize
         integers = [self.batch]
         for key in text.sizes:
             array = arguments[places[key[1]]] if key[0] == "of" else None
             integers.append(passed[key] if array is None else array.strides[key[2]] // array.itemsize)
-        addresses = np.array([_address(a) for a in arguments], np.int64)
+        addresses = np.array([address_of(a) for a in arguments], np.int64)
         call = _BoundCall(self._bound, addresses, np.array(integers, np.int64))
         call.arrays = [*arguments, *arrays, *final]  # which the addresses are of
         return call, [pool[y] for y in self.ys]
@@ -276,11 +276,6 @@ class Kernel(LoopProgram):
             arguments[number] = array
         self.function(end - first, begin, direction, layout.block, rows, team, order, layout.sizes, status, *arguments)
         layout.scratch.append(scratch)
-
-
-def _address(array: Any) -> int:
-    found: int = array.__array_interface__["data"][0]
-    return found
 
 
 class _BoundCall(functools.partial[None]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ from . import build, outline, threads
 from .build import library_function
 from .contract import multiply_share
 from .lower import Lowering
-from .program import Coefficient, Product
+from .program import Product, value_of
 from .team import OVER, Team, claim_share, finish_share, look_again
 from .tile import address
 from .waiting import number_at
@@ -49,14 +48,10 @@ def wanted(lowering: Lowering, rows: int, shareable: bool) -> Help | None:
     them 100 steps took 26 ms as 8 in each thread, 30 ms with a helper, which leaves all maps to one thread.
     """
     found = [(name, p) for name, section in lowering.sections.items() for p in section if isinstance(p, Product)]
-    work = [rows * _value(p.inner) * _value(p.columns) for name, p in found if name == "loop"]
+    work = [rows * value_of(p.inner) * value_of(p.columns) for name, p in found if name == "loop"]
     if (shareable and rows > 1) or max(work, default=0) < _WORTH_HELP or len({p.out.array.dtype for _, p in found}) > 1:
         return None
     return Help(found[0][1].out.array.dtype, _WORTH_A_TEAM / sum(work), 2 * max(work) // _WORTH_HELP)
-
-
-def _value(coefficient: Coefficient) -> int:
-    return math.prod(size.value for size in coefficient)
 
 
 def at_hand() -> bool:

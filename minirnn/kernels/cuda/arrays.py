@@ -15,6 +15,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from ...autodiff.elsewhere import register_array_type
 from ...errors import ArgumentError
+from ..loop_program import address_of
 from . import streams
 from .device import Buffer, Device, current
 from .memory import Memory, copied, copied_once, taken
@@ -140,7 +141,7 @@ class DeviceArray(NDArrayOperatorsMixin):
         # NumPy's own arithmetic, on an array of which no element is ever read.
         pattern = as_strided(np.empty(1, self.dtype), self.shape, self.strides)
         view = pattern[(*parts, ...) if Ellipsis not in parts else parts]
-        first = self.first + (_address(view) - _address(pattern)) // self.dtype.itemsize
+        first = self.first + (address_of(view) - address_of(pattern)) // self.dtype.itemsize
         steps = tuple(stride // self.dtype.itemsize for stride in view.strides)
         return DeviceArray(self.memory, view.shape, self.dtype, steps, first)
 
@@ -197,11 +198,6 @@ def is_dense(shape: tuple[int, ...], steps: tuple[int, ...]) -> bool:
     """
     wanted = dense_steps(shape)
     return 0 in shape or all(n == 1 or a == b for n, a, b in zip(shape, steps, wanted, strict=True))
-
-
-def _address(array: np.ndarray) -> int:
-    found: int = array.__array_interface__["data"][0]
-    return found
 
 
 # to the device -----------------------------------------------------------------------------------

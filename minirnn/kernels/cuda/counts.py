@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...errors import ArgumentError
+from ..tile import BLOCK
 from . import tiles
 from .tiles import TILE, TILE_DEPTH
-
-_BLOCK = 64  # how many terms of a sum one chain takes
 
 
 class ArrayOf(NamedTuple):
@@ -96,6 +96,14 @@ _OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
     ast.RShift: operator.rshift, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge,
     ast.Eq: operator.eq, ast.NotEq: operator.ne,
 }  # fmt: skip
+
+
+def _unknown(node: ast.AST) -> ArgumentError:
+    """The error for text that no printed kernel has."""
+    expected = "loops, conditions, assignments and calls as printed kernels have them"
+    return ArgumentError("what a kernel does", got=ast.unparse(node), expected=expected)
+
+
 _DATA = None  # the value of what only the network's numbers decide
 
 
@@ -129,7 +137,7 @@ class _Reader:
             elif isinstance(statement, ast.If):
                 self.condition(statement)
             else:
-                raise NotImplementedError(f"counting of {ast.unparse(statement)!r}")
+                raise _unknown(statement)
 
     def assign(self, target: ast.expr, value: Any) -> None:
         if isinstance(target, ast.Tuple):
@@ -232,7 +240,7 @@ class _Reader:
             values = [self.value(v) for v in (node.left, *node.comparators)]
             pairs = zip(node.ops, values, values[1:], strict=False)
             return self.joined(ast.And(), [self.operation(op, a, b) for op, a, b in pairs])
-        raise NotImplementedError(f"counting of {ast.unparse(node)!r}")
+        raise _unknown(node)
 
     @staticmethod
     def choice(test: Any, yes: Any, no: Any) -> Any:
@@ -373,7 +381,7 @@ class _Reader:
     def _product(self, count: int, a: Any, a_at: Any, a_step: Any, b: Any, b_at: Any, b_step: Any) -> None:
         self.access(a, a_at, False, count, a_step)
         self.access(b, b_at, False, count, b_step)
-        self.compute(multiply_adds=count + -(-count // _BLOCK) - 1)
+        self.compute(multiply_adds=count + -(-count // BLOCK) - 1)
 
     def hold(self, array: Any, at: Any, step: Any, count: Any, most: int) -> None:
         counts = np.broadcast_to(np.clip(count, 0, most), self.lanes.shape)

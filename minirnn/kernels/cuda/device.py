@@ -137,7 +137,7 @@ class NumbaDevice:
             name = device.name
         except Exception as error:  # the driver's own errors, which differ from version to version
             reason = next((line for line in str(error).splitlines() if "found" in line or "CUDA_" in line), str(error))
-            raise EngineError(_WHAT, got=reason, expected="a CUDA driver and a device", fix=_FIX) from None
+            raise EngineError(_WHAT, got=reason.rstrip("."), expected="a CUDA driver and a device", fix=_FIX) from None
         self.name = name.decode() if isinstance(name, bytes) else str(name)
         self.limits = Limits(
             multiprocessors=device.MULTIPROCESSOR_COUNT,

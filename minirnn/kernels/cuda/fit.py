@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ..lower import Lowering
-from ..program import ONE, ROWS_KEY, Coefficient, Nest, Product
+from ..program import ONE, ROWS_KEY, Coefficient, Nest, Product, value_of
+from ..tile import BLOCK
 from .device import Limits
-from .onchip import BLOCK, Held, can_be_held, other_registers, registers_of, shared_out
+from .onchip import Held, can_be_held, other_registers, registers_of, shared_out
 from .owners import Units
 
 _ACROSS_CALLS = 64  # registers for weights
@@ -78,19 +79,11 @@ def _unit_size(lowering: Lowering) -> int | Misfit:
 
 
 def _is_multiple(count: Coefficient, size: int) -> bool:
-    value = _count(count)
-    return all(s != ONE for s in count) and bool(count) and value % size == 0
-
-
-def _count(coefficient: Coefficient) -> int:
-    value = 1
-    for size in coefficient:
-        value *= size.value
-    return value
+    return all(s != ONE for s in count) and bool(count) and value_of(count) % size == 0
 
 
 def _too_large(products: list[Any], limits: Limits, blocks: int, others: int, most: int | None = None) -> Misfit:
-    weights = sum(_count(p.columns) * _count(p.inner) * p.out.array.dtype.itemsize for p in products) // blocks
+    weights = sum(value_of(p.columns) * value_of(p.inner) * p.out.array.dtype.itemsize for p in products) // blocks
     got = f"weights of {weights:,} bytes a block, a thread having whole blocks of {BLOCK} of a column"
     free = [
         threads * min(registers_of(threads, limits) - others, limits.registers_per_thread if most is None else most)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Callable
 from typing import Any
 
 from .. import emit as cpu
 from ..lower import DTYPES, Lowering
-from ..program import ONE, Buffer, Coefficient, Product, Size
+from ..program import Buffer, Product, Size
 from ..timesums import TimeSum
 from .barriers import Access, Phase, read_by_others
 from .emit import print_statement
@@ -248,11 +247,6 @@ def with_integers(
     return made
 
 
-def value_of(coefficient: Coefficient, rows: int = 1) -> int:
-    """A product of sizes."""
-    return math.prod(rows if size.key == ("rows",) else size.value for size in coefficient if size != ONE)
-
-
 def _imports(lines: list[str]) -> list[str]:
     body = "\n".join(lines)
     words = set(re.findall(r"(\w+)\(", body))
@@ -266,6 +260,3 @@ def _imports(lines: list[str]) -> list[str]:
     if unusual := [name for name in ("inf", "nan") if f"({name})" in body or f"(-{name})" in body]:
         made.insert(0, f"from math import {', '.join(unusual)}")
     return made
-
-
-__all__ = ["Printer", "open_places", "open_step", "value_of"]

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..loop_program import address_of
 from .device import Buffer, Device, too_little
 
 _Key = tuple[int, Any, str, int]  # of buffers that are exchangeable: device, stream, dtype, size
@@ -110,7 +111,7 @@ def copied_once(array: np.ndarray, device: Device, stream: Any) -> Memory:
     Another view of all of an array, such as the same axes exchanged once more, is the same array.
     """
     owner = array.base if type(array.base) is np.ndarray and array.base.size == array.size else array
-    key = (id(device), id(owner), array.dtype.str, array.shape, array.strides, array.__array_interface__["data"][0])
+    key = (id(device), id(owner), array.dtype.str, array.shape, array.strides, address_of(array))
     found = _sent.get(key)
     if found is not None and found[0]() is owner:
         return found[1]

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from ..program import ROWS_KEY, Load, Nest, Product, Write, along
+from ..program import ROWS_KEY, Load, Nest, Product, Write, along, value_of
+from ..tile import BLOCK
 from .barriers import Access, Phase, accesses_of, region_of
 from .device import Limits
 from .owners import Units
 from .parts import Part
 from .text import CudaText
 
-BLOCK = 64  # contracted indices of one chain
 _APART = 16  # bytes between staged blocks, so that threads at different blocks read different banks
 _MOST_ROWS = 8  # that are staged at a time
 _STAGED_BYTES = 40 * 1024
@@ -142,7 +142,7 @@ def shared_out(
     """
     options: list[list[Held]] = []
     for p in products:
-        columns, inner = _value(p.columns), _value(p.inner)
+        columns, inner = value_of(p.columns), value_of(p.inner)
         every = range(1, -(-inner // BLOCK) + 1)
         options.append([Held(p, owned(columns), columns, inner, each, p.out.array.dtype) for each in every])
     if not options:
@@ -199,10 +199,6 @@ def _place(part: Any) -> Any:
         return None
     region = region_of(load)
     return load.array.name, region and (region.buffer, region.turn)
-
-
-def _value(coefficient: Any) -> int:
-    return int(np.prod([size.value for size in coefficient], dtype=np.int64))
 
 
 # printing ----------------------------------------------------------------------------------------

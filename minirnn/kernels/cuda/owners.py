@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
-from ..program import ROWS_KEY, Coefficient, Load, Product, Write
+from ..program import ROWS_KEY, Coefficient, Load, Product, Write, value_of
 
 if TYPE_CHECKING:
     from .text import CudaText
@@ -86,7 +85,7 @@ class Units(Owners):
             column = load.offset.stride_of(last)
             paces = [c for variable, c in load.offset.terms if variable not in ("s", last) and not _is_base(variable)]
         rest = [c for c in load.offset.constants if not (len(c) == 1 and c[0].key[0] == "at")]
-        return column == () and all(self._value(c) % self.size == 0 for c in [*paces, *rest])
+        return column == () and all(value_of(c) % self.size == 0 for c in [*paces, *rest])
 
     def column(self, number: str, times: int) -> str:
         """The column whose number among the block's own is given, of `times` as many columns as units."""
@@ -95,10 +94,7 @@ class Units(Owners):
         return f"({number}) // {self._units()} * {self.size} + unit_first + ({number}) % {self._units()}"
 
     def _times(self, count: Coefficient) -> int:
-        return self._value(count) // self.size
-
-    def _value(self, count: Coefficient) -> int:
-        return math.prod(size.value for size in count)
+        return value_of(count) // self.size
 
     def _units(self) -> str:
         return str(self.each) if self.size % self.each == 0 else "units"

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..tile import BLOCK
 from . import target, tiles
 from .inline import inlined
 from .scalars import element, fma, put, select
 from .squares import EACH, added, multiplied, put_square, zeros
 from .tiles import TILE, TILE_DEPTH, TILE_THREADS
 
-BLOCK = 64  # how many terms one chain takes: part of the definition of every sum
 ACROSS = TILE // EACH
 
 cuda = target.cuda

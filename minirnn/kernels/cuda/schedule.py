@@ -16,16 +16,16 @@ from typing import Any, NamedTuple
 
 from ...errors import ArgumentError, EngineError
 from ..lower import Lowering
-from ..program import Buffer, Product, Size
+from ..program import ROWS_KEY, Buffer, Product, Size, value_of
 from ..shares import can_share
 from ..timesums import TimeSum
 from .device import Limits
 from .fit import Fit, fit_block, fit_grid
-from .kernels import COLUMN_THREADS, Printer, open_places, open_step, value_of
+from .kernels import COLUMN_THREADS, Printer, open_places, open_step
 from .outside import move_out
 from .owners import Owners, TiledRows
 from .parts import parts_of, print_parts
-from .tiles import TILE, TILE_THREADS
+from .tiles import TILE_THREADS, tile_count
 
 SCHEDULES = ("block", "grid", "step")
 _WARP = 32
@@ -187,7 +187,7 @@ def _groups(statements: list[Any]) -> list[Any]:
 
 
 def _tiles(rows: int, columns: int) -> int:
-    return max(1, -(-rows // TILE) * -(-columns // TILE))
+    return max(1, tile_count(rows, columns))
 
 
 def _row_blocks(owners: Owners, limits: Limits) -> Callable[[int], int]:
@@ -202,5 +202,5 @@ def _threads(lowering: Lowering, section: str) -> int:
     for statement in lowering.sections[section]:
         space = getattr(statement, "space", None) or getattr(statement, "columns", None) or ()
         sizes = space if isinstance(space, tuple) else (space,)
-        widest = max(widest, value_of(tuple(s for s in sizes if s.key != ("rows",))))
+        widest = max(widest, value_of(tuple(s for s in sizes if s.key != ROWS_KEY)))
     return min(512, max(128, -(-widest // _WARP) * _WARP))

@@ -9,6 +9,7 @@ import numpy as np
 
 from minirnn.kernels import run as cpu
 from minirnn.kernels.arrays import forward_of
+from minirnn.kernels.cuda.run import signature as of_arrays
 from minirnn.kernels.cuda.schedule import Plan, plan
 from minirnn.kernels.heavy import lower
 from minirnn.kernels.lower import Lowering
@@ -21,8 +22,7 @@ from .host import HostDevice
 
 def signature(lowering: Lowering) -> str:
     """The types of the arguments of every kernel."""
-    arrays = ["boolean" if a.dtype == bool else str(a.dtype) for a in lowering.arrays.values()]
-    return f"void({', '.join(['int64'] * 6 + [f'{kind}[::1]' for kind in ('int64', 'int64', *arrays)])})"
+    return of_arrays([*lowering.arrays.values()])
 
 
 def random_arrays(graph: StepGraph, length: int, seed: int = 0) -> list[np.ndarray]:
