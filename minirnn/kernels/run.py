@@ -30,6 +30,7 @@ from .loop_program import LoopProgram, address_of, block_of_steps, places_of_buf
 from .lower import Panels
 from .panels import packed
 from .program import Array, Inexpressible
+from .recycled import LARGE, recycled
 from .shares import Share, by_length, can_share, cost_of_a_row, even
 from .sums import Sums
 
@@ -106,6 +107,9 @@ class Kernel(LoopProgram):
             outline.prepare(dtype, text.used)
         self.function = printed.compiled(text, graph, printed.signature(self.arrays))
         self.all_rows = np.arange(self.batch)
+        # From so many steps on some array that a call makes is large.
+        widest = max([lowering.sources[a].size * a.dtype.itemsize for a in self.made if a.time], default=1)
+        self.large = -(-LARGE // max(widest, 1))
         # The place of the mask, whose masked steps can be left out.
         self.guard = next((len(graph.carry_in) + k for k, t in enumerate(graph.xs) if t is graph.guard), None)
         self.cost = cost_of_a_row(lowering) * self.batch if can_share(lowering) else 0.0
@@ -172,7 +176,7 @@ class Kernel(LoopProgram):
                 if k in self.dense:
                     given[k] = np.ascontiguousarray(x)
         parts = self._shares(given, length)
-        made = [*map(empty, *self.shapes(length, time_first))]
+        made = [*map(recycled if length >= self.large else empty, *self.shapes(length, time_first))]
         if not time_first:
             for k in self.turned:
                 made[k] = made[k].swapaxes(0, 1)
@@ -289,7 +293,13 @@ _NO_STATUS = np.zeros(2, np.int64)
 
 def _fitting(x: Any, inner: tuple[int, ...] | None) -> Any:
     """An x that the kernel can read: time and rows in any order, each row contiguous."""
-    return x if inner is not None and x.strides[2:] == inner and x.flags.aligned else np.require(x, None, ["C", "A"])
+    if inner is None:
+        return np.require(x, None, ["C", "A"])
+    if x.strides[2:] == inner and x.flags.aligned:
+        return x
+    # Of what is the same for all steps or rows, such as the cotangent of a sum, one is enough.
+    once = x[tuple([slice(1) if stride == 0 else slice(None) for stride in x.strides[:2]])]
+    return np.broadcast_to(np.require(once, None, ["C", "A"]), x.shape)
 
 
 def _most_steps(each: timesums.TimeSum, batch: int) -> int:

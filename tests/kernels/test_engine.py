@@ -5,6 +5,7 @@ By default a few kernels are compiled; the others run without the JIT in test_ji
 
 from __future__ import annotations
 
+import math
 import os
 import tracemalloc
 from typing import Any
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 import minirnn as mr
 from minirnn import ops
 from minirnn.errors import ShapeError
+from minirnn.kernels.run import _fitting
 from minirnn.layers import LSTM
 from tests.layers.test_container_grid import GRID, SMALL, SOME, Choice, name_of, run_through
 from tests.stepgraph import agreement, steps
@@ -161,3 +163,12 @@ def test_an_index_outside_of_the_second_table_is_said_of_that_table() -> None:
     with pytest.raises(ShapeError, match="out of range") as refused:
         mr.scan(step, np.zeros((1, 2)), ids, engine="cpu")
     assert refused.value.got == 8 and "0 .. 7" in refused.value.expected
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 4), (5, 1, 4), (1, 3, 4), (1, 1, 1), (5, 3, 1)])
+def test_cotangents_that_repeat_stay_small(shape: tuple[int, ...]) -> None:
+    ct = np.broadcast_to(np.arange(math.prod(shape), dtype="float32").reshape(shape), (5, 3, 4))
+    fitting = _fitting(ct, (4,))
+    np.testing.assert_array_equal(fitting, ct)
+    assert fitting.strides[2:] == (4,)
+    assert [stride == 0 for stride in fitting.strides[:2]] == [size == 1 for size in shape[:2]]

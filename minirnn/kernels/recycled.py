@@ -1,0 +1,65 @@
+"""Memory of large results, used again when nobody looks at them any more.
+
+The C library gives large pieces of memory back to the system, and each page that comes anew costs its first
+touch some 2 us: a training step of 50 MB spent a sixth of its time so.  Training makes arrays of the same few
+sizes again and again; so what is let go of stays here, up to a limit, for the next array of its size.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+LARGE = 2**18  # bytes: smaller pieces stay with the C library anyway
+_MOST = 2**28  # bytes that are kept in all
+
+_kept: dict[int, list[np.ndarray]] = {}  # by size; what was let go of last comes last
+
+
+def recycled(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """An array whose elements are not set, as `numpy.empty`, perhaps where another one has been.
+
+    >>> array = recycled((512, 128), np.dtype("float32"))
+    >>> array.shape, array.flags.c_contiguous
+    ((512, 128), True)
+    """
+    size = math.prod(shape) * dtype.itemsize
+    if size < LARGE:
+        return np.empty(shape, dtype)
+    try:
+        piece = _kept[size].pop()
+    except (KeyError, IndexError):
+        piece = np.empty(size, np.uint8)
+    return np.asarray(_Memory(piece, shape, dtype))
+
+
+def _keep(piece: np.ndarray) -> None:
+    """Keep a piece of memory, and of too much not what was let go of first.
+
+    Threads that do this at once may lose a piece, which the C library then takes.
+    """
+    pieces = _kept.pop(piece.size, [])
+    pieces.append(piece)
+    _kept[piece.size] = pieces
+    sizes = [size for size, pieces in [*_kept.items()] for _ in pieces]
+    excess = sum(sizes) - _MOST
+    for size in sizes:
+        if excess <= 0:
+            return
+        _kept[size][:1] = []
+        excess -= size
+
+
+class _Memory:
+    """What an array of NumPy's looks at: a piece that is kept when the last such array is gone."""
+
+    __slots__ = ("__array_interface__", "piece")
+
+    def __init__(self, piece: np.ndarray, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.piece = piece
+        self.__array_interface__ = {**piece.__array_interface__, "shape": shape, "typestr": dtype.str}
+
+    def __del__(self, keep: Any = _keep) -> None:
+        keep(self.piece)
