@@ -362,19 +362,21 @@ def _traced(
 
 
 class Rerun:
-    """A scan of a step over one array, to be run again for arrays of the same shapes; its ys may be (B, T, ...).
+    """A scan of a step, to be run again for arrays of the same shapes; its ys may be (B, T, ...).
 
     What was checked the first time is not checked again; whether the step is still the same is.
     """
 
-    def __init__(self, step: Callable[[Any, Any], Any], init: Any, xs: Any, reverse: bool, batch_first: bool) -> None:
-        self.step, self.steps, self.reverse, self.batch_first = step, xs.shape[0], reverse, batch_first
+    def __init__(
+        self, step: Callable[[Any, Any], Any], init: Any, xs: Any, length: int, reverse: bool, batch_first: bool
+    ) -> None:
+        self.step, self.steps, self.reverse, self.batch_first = step, length, reverse, batch_first
         self.settings, self.engine = current_settings(), config.current_engine()
-        trail = trail_of(step, trees.flatten(init), ([xs], trees.LEAF))
+        trail = trail_of(step, trees.flatten(init), trees.flatten(xs))
         found = trail.follow(step) if trail else None
         self.found = None if trail is None or found is None else (found[0], trail.sight)
 
-    def __call__(self, carry: list[Any], xs: Any, step: Any = None) -> Results | None:
+    def __call__(self, carry: list[Any], sequences: list[Any], step: Any = None) -> Results | None:
         """The leaves of what `scan` returns, and the form of ys; None if `scan` itself has to be called.
 
         step: one that differs in the arrays that it closes over.
@@ -385,8 +387,8 @@ class Rerun:
         reachable = sight.arrays_of(self.step if step is None else step)
         if reachable is None:
             return None
-        sequences, closed = _run_inputs(traced, [xs], reachable, self.steps, None)
-        operands = [*carry, *sequences, *closed]
+        inputs, closed = _run_inputs(traced, sequences, reachable, self.steps, None)
+        operands = [*carry, *inputs, *closed]
         outputs = run_graph(traced.graph, operands, self.steps, self.reverse, self.engine, self.batch_first)
         count = len(carry)
         return outputs[:count], outputs[count : count + len(traced.graph.ys)], traced.y_form

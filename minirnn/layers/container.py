@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from operator import attrgetter
+from typing import Any, ClassVar
 
 import numpy as np
 
+from .. import config
 from ..autodiff import ops, random
 from ..autodiff.tensor import Tensor
-from ..autodiff.trace import abstract, eval_shapes
+from ..autodiff.trace import abstract, eval_shapes, is_tracing
 from ..errors import ArgumentError, DtypeError, ShapeError, StateError
 from ..loop import swap_time
-from ..scan import hold, preceded, scan, scan_source
-from . import initializers, registry
-from .base import Layer, shape_text
+from ..scan import scan, scan_source
+from . import initializers, registry, teaching
+from .base import Layer, is_training, shape_text
 from .container_step import INPUTS, OUTPUTS, ContainerStep, listed
 from .functional import SymbolicTensor, cast, fitted
 from .masks import merged_mask
 from .ragged import Ragged, refuse_beside_ragged
 from .recurrent_unit import RecurrentUnit
+from .repeats import Repeat, Repeats
 from .sequences import SequenceForm
 from .states import HeldStates, Stateful, TensorShape
 
@@ -65,6 +68,13 @@ class RecurrentContainer(Stateful, Layer):
     (4, 5, 3)
     """
 
+    __untraced__ = Layer.__untraced__ | {"_repeats"}
+    # What a call reads of the container itself; what its step reads is looked after by scan.
+    _call_options: ClassVar[Any] = attrgetter(
+        "dtype", "step", "return_states", "output_length", "teacher", "_teacher_probability", "go_backwards",
+        "stateful", "unroll", "checkpoint", "state_initializer", "learned_states", "_held", "_form",
+    )  # fmt: skip
+
     def __init__(
         self,
         sequence_inputs: Any = (),
@@ -109,9 +119,9 @@ class RecurrentContainer(Stateful, Layer):
         self.output_length = self._checked_length(output_length)
         if not self._count("sequence_inputs") and output_length is None:
             raise ArgumentError(f"{self.label}: If there are no sequence inputs, the output_length must be specified.")
-        self.teacher = [self._state_index(state) for state in listed(teacher)]
+        self.teacher = tuple([self._state_index(state) for state in listed(teacher)])
         self.teacher_probability = teacher_probability
-        self.state_initializer = self._initializers(state_initializer)
+        self.state_initializer = tuple(self._initializers(state_initializer))
         self.go_backwards, self.stateful = bool(go_backwards), bool(stateful)
         self.unroll, self.checkpoint = bool(unroll), checkpoint
         if checkpoint is not None and not _is_number(checkpoint, 1):
@@ -125,6 +135,7 @@ class RecurrentContainer(Stateful, Layer):
         shapes = [TensorShape(t.shape[1:]) for t in states]
         self._held = HeldStates(shapes, [t.dtype for t in states], self.label, self._declared_states)
         self._form = SequenceForm(self.label, time_major=False, rank=None)
+        self._repeats = Repeats()
 
     def _count(self, group: str) -> int:
         return self.step.count(group)
@@ -201,6 +212,12 @@ class RecurrentContainer(Stateful, Layer):
         count; reset_mask: (B, T), True where a row begins anew with the states that the call began with.
         Sequences may be Ragged, which bring their own mask.
         """
+        is_bare = mask is lengths is reset_mask is teacher is output_length is None
+        if is_bare and (training is None or training is is_training()):
+            begins = None if states is None else listed(states)
+            result = self._repeats.again(self, listed(sequences), begins, listed(constants))
+            if result is not None:
+                return result
         self._check_ragged(listed(sequences), {"mask": mask, "lengths": lengths})
         given = {"output_length": self._checked_length(output_length), "training": training}
         if states is not None:
@@ -256,7 +273,7 @@ class RecurrentContainer(Stateful, Layer):
                     raise ArgumentError(
                         f"{self.label}: state {index} cannot be forced",
                         got=f"teacher sequence for {self.step['state_inputs'][index].name!r}",
-                        expected=f"states {self.teacher}",
+                        expected=f"states {list(self.teacher)}",
                         fix="name it in RecurrentContainer(teacher=[...])",
                     )
             teacher = [given.get(index) for index in self.teacher]
@@ -302,11 +319,17 @@ class RecurrentContainer(Stateful, Layer):
         first = self._first_states(given, batch, is_abstract)
         reset = None if reset_mask is None else self._form.checked_mask(reset_mask, (batch, length), "reset_mask")
         valid, begins = (None if x is None else swap_time(x) for x in (mask, reset))
-        forced = self._forced(teacher if training else None, training, valid, begins, (batch, length))
+        forced: tuple[dict[int, Any], Any] = ({}, None)
+        if training and self.teacher and self.teacher_probability:
+            states_of = {index: self.step["state_inputs"][index].name for index in self.teacher}
+            forced = teaching.forced(self.label, states_of, teacher, valid, begins, (batch, length), self.go_backwards)
+        step = self._bare_step(constants, training)
+        blank = self._blank(sequences, constants, first, batch, training)
+        xs = ([swap_time(x) for x in sequences], *forced)
         (final, last), collected = scan(
-            self._over_time(batch, constants, training),
-            (first, self._blank(sequences, constants, first, batch, training)),
-            ([swap_time(x) for x in sequences], *forced),
+            step,
+            (first, blank),
+            xs,
             length=length,
             reverse=self.go_backwards,
             mask=valid,
@@ -314,14 +337,39 @@ class RecurrentContainer(Stateful, Layer):
             checkpoint=self.checkpoint,
             reset=begins,
         )
-        if self.go_backwards:
-            collected = [ops.flip(y, 0) for y in collected]
+        is_simple = valid is begins is output_length is None and not forced[0] and training is is_training()
+        if is_simple and not is_abstract and self._is_repeatable(given):
+            call = Repeat(self, step, first, blank, xs, (batch, length), not self.go_backwards, training)
+            self._repeats.keep(self, sequences, states, constants, call)
+        return self._finish(final, last, collected)
+
+    def _is_repeatable(self, given: list[Any]) -> bool:
+        """Whether calls with such states go as one went, as far as this class has a say in it."""
+        is_ours = type(self).__module__.startswith("minirnn.")
+        is_one_run = not self.unroll and self.checkpoint is None and config.current_engine() != "reference"
+        missing = [state is None for state in given]
+        # All states, or none of them, come from where they came from, unless they are zeros.
+        are_clear = all(missing) or (not self.stateful and (self._begins_with_zeros or not any(missing)))
+        return is_ours and is_one_run and are_clear and not is_tracing()
+
+    @property
+    def _begins_with_zeros(self) -> bool:
+        return not any(self.state_initializer)
+
+    @property
+    def _gives_states(self) -> bool:
+        return self.return_states or self.stateful
+
+    def _finish(self, states: Any, last: Any, ys: Any, is_arranged: bool = False) -> Any:
+        """What the container returns for the results of the scan; a stateful one keeps the states."""
+        if not is_arranged:
+            ys = [swap_time(ops.flip(y, 0) if self.go_backwards else y) for y in ys]
         if self.stateful:
-            self._held.keep(final)
-        results = [swap_time(y) for y in collected] + list(last) + (list(final) if self.return_states else [])
+            self._held.keep(states)
+        results = [*ys, *last, *(states if self.return_states else [])]
         return results[0] if len(results) == 1 else results
 
-    def _over_time(self, batch: int, constants: Any, training: Any) -> Callable[[Any, Any], Any]:
+    def _bare_step(self, constants: Any, training: Any) -> Callable[[Any, Any], Any]:
         """The step that is run over time; its carry is the states and the constant outputs so far."""
         graph = self.step  # instead of self, which the trace would look through
         # As a Tensor the probability may change without a new trace.
@@ -331,13 +379,7 @@ class RecurrentContainer(Stateful, Layer):
             states, _ = carry
             values, teacher_values, may_force = x
             states = list(states)
-            if teacher_values:
-                chosen = may_force
-                if limit is not None:
-                    chosen = chosen & (random.uniform((batch,), "float32") < limit)
-                for index, value in teacher_values.items():
-                    along = ops.reshape(chosen, (batch,) + (1,) * (value.ndim - 1))
-                    states[index] = ops.where(along, value, states[index])
+            teaching.force(states, teacher_values, may_force, limit)
             collected, last, states = graph.run([*values, *constants, *states], training)
             return (states, last), collected
 
@@ -357,7 +399,7 @@ class RecurrentContainer(Stateful, Layer):
         xs, constants = inputs("sequence_inputs", steps, batch), inputs("constant_inputs", batch)
         states = inputs("state_inputs", batch)
         blank = self._blank(inputs("sequence_inputs", batch, steps), constants, states, batch, False)
-        return scan_source(self._over_time(batch, constants, False), (states, blank), (xs, {}, None), pass_, engine)
+        return scan_source(self._bare_step(constants, False), (states, blank), (xs, {}, None), pass_, engine)
 
     def _sizes(self, sequences: Any, constants: Any, states: Any, output_length: int | None) -> tuple[int, int]:
         """Batch size and number of steps; ShapeError unless all inputs agree in them."""
@@ -419,39 +461,6 @@ class RecurrentContainer(Stateful, Layer):
             run = eval_shapes(lambda *values: self.step.run(values, training), *one_step, *constants, *states)
             outputs = run[1]
         return [ops.zeros((batch, *t.shape[1:]), t.dtype) for t in outputs]
-
-    def _forced(
-        self, teacher: Any, training: Any, valid: Any, begins: Any, sizes: tuple[int, int]
-    ) -> tuple[dict[int, Any], Any]:
-        """By state the value that training may put in place of the fed-back one at each step, and where it may.
-
-        Both as a scan reads them.  The value is the teacher's of the last valid step before, since the row began.
-        """
-        if not training or not self.teacher or self.teacher_probability == 0.0:
-            return {}, None
-        teacher = teacher or [None] * len(self.teacher)
-        missing = [self.step["state_inputs"][i].name for i, x in zip(self.teacher, teacher) if x is None]
-        if missing:
-            raise ArgumentError(
-                f"{self.label}: training needs the teacher sequences",
-                got="none for state " + ", ".join(map(repr, missing)),
-                fix="pass teacher={state_input: sequence}, or make it with teacher_probability=0",
-            )
-        batch, length = sizes
-        for x in teacher:
-            if x.shape[:2] != (batch, length):
-                raise ShapeError(
-                    f"{self.label}: teacher", got=shape_text(x.shape), expected=f"(batch={batch}, time={length}, ...)"
-                )
-        valid = ops.full((length, batch), True, bool) if valid is None else valid
-        processed = ops.flip(valid, 0) if self.go_backwards else valid
-        values = [self._delayed(hold(swap_time(x), processed, reverse=False)) for x in teacher]
-        return dict(zip(self.teacher, values, strict=True)), preceded(valid, self.go_backwards, begins)
-
-    def _delayed(self, sequence: Any) -> Any:
-        """A sequence (T, B, ...) in processing order, one step later, as the scan reads it; zeros come first."""
-        moved = ops.concatenate([ops.zeros_like(sequence[:1]), sequence[:-1]])
-        return ops.flip(moved, 0) if self.go_backwards else moved
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         """The mask for the sequence outputs, in their order; None for what has no time axis."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import numpy as np
@@ -55,6 +56,11 @@ class RNN(Stateful, SequenceLayer):
 
     supports_masking = True
     __untraced__ = Layer.__untraced__ | {"_held", "_repeats", "_form", "_num_constants"}
+    # What a call reads of the layer itself; what its step reads is looked after by scan.
+    _call_options: ClassVar[Any] = attrgetter(
+        "dtype", "batch_axis", "return_sequences", "return_state", "go_backwards", "stateful", "time_major", "unroll",
+        "zero_output_for_mask", "checkpoint", "cell", "_face", "_held", "_form",
+    )  # fmt: skip
     # The rank of the input that the layer takes; None for any from 3 on.
     input_rank: ClassVar[int | None] = None
 
@@ -95,9 +101,16 @@ class RNN(Stateful, SequenceLayer):
         yield from super()._members()
 
     # Calling ---------------------------------------------------------------------------------------
+    @property
+    def _begins_with_zeros(self) -> bool:
+        return self._face.begins_with_zeros
+
+    @property
+    def _gives_states(self) -> bool:
+        return self.return_state or self.stateful
+
     def _again(self, inputs: Any, initial_state: Any, constants: Any) -> Any:
-        before = self._repeats.find(self, inputs, initial_state, constants)
-        return None if before is None else before(self, inputs, initial_state, constants)
+        return self._repeats.again(self, [inputs], initial_state, constants)
 
     def _returned(self, result: Any, constants: Any) -> Any:
         if constants is not None:
@@ -175,10 +188,11 @@ class RNN(Stateful, SequenceLayer):
             reset=resets,
         )
         if mask is resets is None and training is is_training() and self._is_repeatable(inputs, initial_state):
-            call = Repeat(self, step, states, blank, xs, training)
-            self._repeats.keep(self, inputs, initial_state, constants, call)
-        final, outputs = (carry, ys) if blank is None else carry
-        return self._finish(final, outputs, mask)
+            batch_first = self.return_sequences and not self.time_major and not self.go_backwards
+            call = Repeat(self, step, states, blank, xs, sizes, batch_first, training)
+            self._repeats.keep(self, [inputs], initial_state, constants, call)
+        final, last = (carry, None) if blank is None else carry
+        return self._finish(final, last, ys, mask)
 
     def _time_first(self, sequence: Any) -> Any:
         return sequence if self.time_major else swap_time(sequence)
@@ -221,8 +235,9 @@ class RNN(Stateful, SequenceLayer):
             return step, trees.map(lambda ys: ops.zeros(ys.shape[1:], ys.dtype), _flat(no_outputs))
         return step, trees.map(lambda y: ops.zeros(y.shape, y.dtype), _flat(outputs))
 
-    def _finish(self, states: Any, outputs: Any, mask: Any, is_arranged: bool = False) -> Any:
+    def _finish(self, states: Any, last: Any, ys: Any, mask: Any = None, is_arranged: bool = False) -> Any:
         """What the layer returns for the results of the scan; a stateful layer keeps the states."""
+        outputs = ys if self.return_sequences else last
         if self.return_sequences and not is_arranged:
             outputs = trees.map(lambda ys: self._arranged(ys, mask), outputs)
         if self.stateful:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from operator import attrgetter, is_
-from typing import TYPE_CHECKING, Any
+from operator import is_
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -14,75 +14,101 @@ from ..scan import Rerun
 from .base import DTYPES, is_observed
 
 if TYPE_CHECKING:
+    from .container import RecurrentContainer
     from .recurrent import RNN
 
+    Repeatable: TypeAlias = RNN | RecurrentContainer
+
 _MOST = 16
-# What a call reads of the layer itself; what its step reads is looked after by scan.
-_options = attrgetter(
-    "dtype", "batch_axis", "return_sequences", "return_state", "go_backwards", "stateful", "time_major", "unroll",
-    "zero_output_for_mask", "checkpoint", "cell", "_face", "_held", "_form",
-)  # fmt: skip
 
 
 class Repeat:
-    """One call of a layer on one array: its step, initial states and output before the first step."""
+    """One call of a layer on some arrays: its step, initial states and what it carries along with them.
 
-    def __init__(self, layer: RNN, step: Any, states: Any, blank: Any, xs: Tensor, training: Any) -> None:
-        self.options, self.attributes = _options(layer), len(vars(layer))
-        self.training, self.are_zeros = training, layer._face.begins_with_zeros
+    `xs` are the inputs as the step reads them, `sizes` those of batch and time, and `blank` what outputs are
+    before the first step.
+    """
+
+    def __init__(
+        self,
+        layer: Repeatable,
+        step: Any,
+        states: Any,
+        blank: Any,
+        xs: Any,
+        sizes: tuple[int, int],
+        batch_first: bool,
+        training: Any,
+    ) -> None:
+        self.options, self.attributes = layer._call_options(layer), len(vars(layer))
+        self.training, self.are_zeros = training, layer._begins_with_zeros
+        self.batch, self.time_major, self.batch_first = sizes[0], layer._form.time_major, batch_first
         leaves, self.states_form = trees.flatten(states)
-        # Of a stateful layer `states` may be those that the call before ended with.
-        self.states = trees.flatten(layer.get_initial_state(xs.shape[1]))[0] if self.are_zeros else leaves
         self.kinds = [(t.shape, t.dtype) for t in leaves]
+        self.zeros = [wrap(np.zeros(*kind)) for kind in self.kinds]
         self.blank, self.blank_form = trees.flatten(blank)
-        self.dtype, self.axes = xs.dtype, (1, 0, *range(2, xs.ndim))
-        self.batch_first = layer.return_sequences and not layer.time_major and not layer.go_backwards
+        self.sequences = [(x.dtype, (1, 0, *range(2, x.ndim))) for x in trees.flatten(xs)[0]]
         init = states if blank is None else (states, blank)
-        self.rerun = Rerun(step, init, xs, layer.go_backwards, self.batch_first)
+        self.rerun = Rerun(step, init, xs, sizes[1], layer.go_backwards, batch_first)
 
-    def __call__(self, layer: RNN, inputs: Any, initial_state: Any, constants: Any) -> Any:
+    def __call__(self, layer: Repeatable, inputs: list[Any], initial_state: Any, constants: Any) -> Any:
         """What the layer returns for these arguments; None if anything has changed that the call depends on."""
-        if not all(map(is_, _options(layer), self.options)) or len(vars(layer)) != self.attributes:
+        if not all(map(is_, layer._call_options(layer), self.options)) or len(vars(layer)) != self.attributes:
             return None
         if current_trace() is not None or is_observed():
             return None
-        if initial_state is not None:
-            states = [layer._cast(x) for x in initial_state]
-        elif layer.stateful or not self.are_zeros:
-            if not self.are_zeros and type(inputs) is not Tensor:
-                inputs = Tensor(inputs, self.dtype)  # the cell may look at it
-            states = self._states(layer, inputs)
-        else:
-            states = self.states
-        if states is not self.states and [(t.shape, t.dtype) for t in states] != self.kinds:
-            return None
-        step = None if constants is None else layer._bare_step([layer._cast(x) for x in constants], self.training)
-        results = self.rerun([*states, *self.blank], self._sequence(inputs, layer.time_major), step)
+        states: Any = self.zeros
+        if initial_state is not None or layer.stateful or not self.are_zeros:
+            states = self._states(layer, inputs, initial_state)
+            if states is None or [(t.shape, t.dtype) for t in states] != self.kinds:
+                return None
+        step = layer._bare_step([layer._cast(x) for x in constants], self.training) if constants else None
+        xs = [self._sequence(x, dtype, axes) for x, (dtype, axes) in zip(inputs, self.sequences, strict=True)]
+        results = self.rerun([*states, *self.blank], xs, step)
         if results is None:
             return None
         carry, ys, y_form = results
-        count = len(states)
-        outputs = (
-            trees.unflatten(y_form, ys) if layer.return_sequences else trees.unflatten(self.blank_form, carry[count:])
-        )
-        if layer.return_state or layer.stateful:
+        count = len(self.kinds)
+        last = trees.unflatten(self.blank_form, carry[count:])
+        if layer._gives_states:
             states = trees.unflatten(self.states_form, carry[:count])
-        return layer._finish(states, outputs, None, is_arranged=self.batch_first)
+        return layer._finish(states, last, trees.unflatten(y_form, ys), is_arranged=self.batch_first)
 
-    def _states(self, layer: RNN, inputs: Any) -> list[Any]:
-        batch = inputs.shape[layer.batch_axis]
-        held = layer._held.begin(batch) if layer.stateful else None
-        if held is None and self.are_zeros:
-            return self.states
-        return trees.flatten(layer.get_initial_state(batch, inputs) if held is None else held)[0]
+    def _states(self, layer: Repeatable, inputs: list[Any], given: Any) -> list[Any] | None:
+        """The leaves of the states to begin with; None if the layer has to say what is wrong with them."""
+        if given is not None:
+            return [
+                zeros if x is None else _entered(x, dtype)
+                for x, zeros, (_, dtype) in zip(given, self.zeros, self.kinds, strict=True)
+            ]
+        held = None
+        if layer.stateful:
+            if layer._held.batch not in (None, self.batch):
+                return None
+            held = layer._held.begin(self.batch)
+        if held is None:
+            if self.are_zeros:
+                return self.zeros
+            # A cell may look at the inputs.
+            looked_at = [layer._cast(x) for x in inputs]
+            held = layer.get_initial_state(self.batch, looked_at[0] if len(inputs) == 1 else looked_at)
+        return trees.flatten(held)[0]
 
-    def _sequence(self, inputs: Any, time_major: bool) -> Any:
-        """The inputs as the step reads them; a copy only where something records them."""
-        if type(inputs) is Tensor:
-            return inputs if time_major else swap_time(inputs)
-        x = np.array(inputs, self.dtype) if is_recording() or inputs.dtype is not self.dtype else inputs
-        x = x if time_major else x.transpose(self.axes)
-        return wrap(x) if is_recording() else x
+    def _sequence(self, x: Any, dtype: Any, axes: tuple[int, ...]) -> Any:
+        """An input as the step reads it."""
+        x = _entered(x, dtype)
+        if self.time_major:
+            return x
+        return x.transpose(axes) if type(x) is np.ndarray else swap_time(x)
+
+
+def _entered(x: Any, dtype: Any) -> Any:
+    """An array as it is, if it has this dtype and nothing records it; else a Tensor."""
+    if type(x) is Tensor:
+        return x
+    if is_recording():
+        return wrap(np.array(x, dtype))
+    return x if x.dtype is dtype else np.array(x, dtype)
 
 
 class Repeats:
@@ -94,11 +120,12 @@ class Repeats:
     def __init__(self) -> None:
         self._calls: dict[Any, Repeat] = {}
 
-    def find(self, layer: RNN, inputs: Any, initial_state: Any, constants: Any) -> Repeat | None:
-        """The call that had arguments like these."""
-        return self._calls.get(_key(layer.dtype, inputs, initial_state, constants)) if self._calls else None
+    def again(self, layer: Repeatable, inputs: list[Any], initial_state: Any, constants: Any) -> Any:
+        """What the layer returns, from the call that had arguments like these; None without one that still holds."""
+        call = self._calls.get(_key(layer.dtype, inputs, initial_state, constants)) if self._calls else None
+        return None if call is None else call(layer, inputs, initial_state, constants)
 
-    def keep(self, layer: RNN, inputs: Tensor, initial_state: Any, constants: Any, call: Repeat) -> None:
+    def keep(self, layer: Repeatable, inputs: list[Any], initial_state: Any, constants: Any, call: Repeat) -> None:
         """Remember a call; of very many shapes, only the last ones."""
         if len(self._calls) >= _MOST:
             self._calls.clear()
@@ -116,20 +143,23 @@ class Repeats:
         return Repeats, ()
 
 
-def _key(dtype: str, inputs: Any, initial_state: Any, constants: Any) -> Any:
-    """Shapes and dtypes of arguments, floats as the layer casts them; None if they are not all plain arrays."""
-    kind = _kind(inputs, dtype)
-    if initial_state is constants is None or kind is None:
-        return kind
-    kinds = [kind]
+def _key(dtype: str, inputs: list[Any], initial_state: Any, constants: Any) -> Any:
+    """Shapes and dtypes of arguments, floats as the layer casts them; None unless they are arrays, and at least one."""
+    kinds = [_kind(x, dtype) for x in inputs]
+    if None in kinds:
+        return None
+    if initial_state is None and not constants:
+        return tuple(kinds) or None
+    groups: list[Any] = [tuple(kinds)]
     for given in (initial_state, constants):
         if given is not None and type(given) not in (list, tuple):
             return None
-        each = [_kind(x, dtype) for x in given or ()]
+        each = ["left out" if x is None else _kind(x, dtype) for x in given or ()]
         if None in each:
             return None
-        kinds.append(None if given is None else tuple(each))
-    return tuple(kinds)
+        kinds += each
+        groups.append(None if given is None else tuple(each))
+    return None if all(kind == "left out" for kind in kinds) else tuple(groups)
 
 
 def _kind(x: Any, dtype: str) -> Any:
