@@ -7,14 +7,19 @@ sizes again and again; so what is let go of stays here, up to a limit, for the n
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
 import numpy as np
 
-LARGE = 2**18  # bytes: smaller pieces stay with the C library anyway
-_MOST = 2**28  # bytes that are kept in all
+from .contract import ALIGNMENT, aligned_empty
 
+LARGE = 2**18  # bytes: smaller pieces stay with the C library anyway
+_MOST = 2**29  # bytes that are kept in all
+_PLACES, _APART = 16, 5 * ALIGNMENT  # where in a page pieces begin, and bytes between these places
+
+_number = itertools.count()
 _kept: dict[int, list[np.ndarray]] = {}  # by size; what was let go of last comes last
 
 
@@ -31,8 +36,17 @@ def recycled(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     try:
         piece = _kept[size].pop()
     except (KeyError, IndexError):
-        piece = np.empty(size, np.uint8)
+        piece = _made(size)
     return np.asarray(_Memory(piece, shape, dtype))
+
+
+def _made(size: int) -> np.ndarray:
+    """A new piece, which begins with a cache line.
+
+    Each one begins elsewhere in its page: results that a loop writes side by side would be in each other's way.
+    """
+    start = next(_number) % _PLACES * _APART
+    return aligned_empty(start + size, np.uint8)[start:]
 
 
 def _keep(piece: np.ndarray) -> None:
