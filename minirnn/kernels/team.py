@@ -8,8 +8,7 @@ own at every step.  Its part of the weights stays in the cache of its core.
 Nobody waits for a helper to come: a share that none has claimed when the first thread is through with its own
 becomes its own, too.  So helpers may come late, leave, or be held up between products.  A number counts the
 products; whoever changes a share's claim from the last number to this one computes it.  Only a helper whose core
-goes to another process while it computes is waited for, some milliseconds; after that, or when no helper has come
-for many products, the kernel goes on alone.
+goes to another process while it computes is waited for, some milliseconds, and after that the kernel goes on alone.
 
 What they write to one another stands in a few int64, on cache lines by who writes: the product's number (-1: there
 will be no more), the number of shares, the multiply-adds below which a product is not shared; the product's
@@ -37,9 +36,11 @@ _DONE = 1  # after a share's claim
 OVER = -1
 # Looks at memory, some 2 ns each, after which a thread lets others have its core: the one it waits for may be there.
 _PATIENCE = 4_000
-# Looks for a share that a helper has claimed, or products in turn without a helper, after which it is plain that
-# its core is taken.
-_TOO_MANY_LOOKS, _TOO_MANY_MISSED = 50_000, 32
+# Looks for a share that a helper has claimed after which its core is plainly taken: 2 ms, because the first share comes
+# from far away and may take 0.2.
+_TOO_MANY_LOOKS = 1_000_000
+# Products in turn without a helper after which only one in some steps is shared, lest a helper come late.
+_TOO_MANY_MISSED, _SELDOM = 32, 16
 _NOTHING_IS_SHARED = 2**62  # multiply-adds
 
 
@@ -56,8 +57,8 @@ class Team:
 
     @property
     def held_up(self) -> bool:
-        """Whether helpers had no core: one was away with a share that it had claimed, or none came."""
-        return bool(self.memory[_LEAST] == _NOTHING_IS_SHARED)
+        """Whether helpers had no core: one was away with a share that it had claimed, or none came in the end."""
+        return bool(self.memory[_LEAST] == _NOTHING_IS_SHARED or self.memory[_MISSED] > _TOO_MANY_MISSED)
 
     def leave(self) -> None:
         """Tell the helpers that there will be no more products."""
@@ -127,9 +128,13 @@ def post(
     team: int, a: Any, a_row: int, a_step: int, panels: Any, out: Any, out_row: int, rows: int, inner: int,
     columns: int, turn: int,
 ) -> int:  # fmt: skip
-    """Write down the next product for the helpers to see; its number, 0 if it is too small for them."""
+    """Write down the next product for the helpers to see; its number, 0 if it is too small for them or none comes.
+
+    Shares that one thread computes in turn fit its cache worse than the whole: 100 steps took 17 ms so, 12 alone.
+    """
     memory = int64_at(team)
-    if rows * inner * columns < memory[_LEAST]:
+    is_alone = memory[_MISSED] > _TOO_MANY_MISSED and turn % _SELDOM != 0
+    if is_alone or rows * inner * columns < memory[_LEAST]:
         return 0
     number, operands = memory[_NUMBER] + 1, move(memory, _OPERANDS)
     operands[0], operands[1], operands[2] = address_of(a), address_of(panels), address_of(out)
@@ -161,18 +166,11 @@ def claim_share(team: int, share: int, number: int) -> bool:
 
 @library_function
 def take_over(team: int, share: int, number: int) -> bool:
-    """`claim_share` by the thread that runs the loop; if it misses its helpers for long, nothing more is shared.
-
-    Shares that one thread computes in turn fit its cache worse than the whole: 100 steps took 17 ms so, 12 alone.
-    """
+    """`claim_share` by the thread that runs the loop, which counts for how long it has missed its helpers."""
     memory = int64_at(team)
-    if not claim_share(team, share, number):
-        memory[_MISSED] = 0
-        return False
-    memory[_MISSED] += 1
-    if memory[_MISSED] > _TOO_MANY_MISSED:
-        memory[_LEAST] = _NOTHING_IS_SHARED
-    return True
+    is_missed = claim_share(team, share, number)
+    memory[_MISSED] = memory[_MISSED] + 1 if is_missed else 0
+    return is_missed
 
 
 @library_function

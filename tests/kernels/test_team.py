@@ -126,8 +126,8 @@ def test_products_of_two_dtypes_have_no_helpers() -> None:
 
 # who comes and goes ------------------------------------------------------------------------------
 @library_function
-def _products(a: Any, panels: Any, out: Any, rows: int, inner: int, columns: int, team: int) -> None:
-    contract.product(a, 0, inner, 1, panels, 0, out, 0, columns, rows, inner, columns, 1, team)
+def _products(a: Any, panels: Any, out: Any, rows: int, inner: int, columns: int, team: int, turn: int) -> None:
+    contract.product(a, 0, inner, 1, panels, 0, out, 0, columns, rows, inner, columns, turn, team)
 
 
 @pytest.mark.parametrize("count, columns", [(2, 300), (3, 64), (3, 65), (4, 1000)])
@@ -140,7 +140,7 @@ def test_helpers_compute_shares(height: int, count: int, columns: int) -> None:
     rates._pack_once(b, panels, inner, columns)
     out, wanted = np.empty((2, height * columns), dtype)
     teamwork._prepare(np.dtype(dtype))
-    _products(a, panels, wanted, height, inner, columns, 0)
+    _products(a, panels, wanted, height, inner, columns, 0, 1)
     finished: set[int] = set()
 
     def kernel(address: int) -> None:
@@ -148,8 +148,8 @@ def test_helpers_compute_shares(height: int, count: int, columns: int) -> None:
         deadline = time.monotonic() + MANY
         while len(finished) < count - 1 and time.monotonic() < deadline:
             out[:] = np.nan
-            memory[2] = 0  # on a busy machine a helper may have been held up
-            _products(a, panels, out, height, inner, columns, address)
+            memory[2] = memory[20] = 0  # on a busy machine a helper may come late or have been held up
+            _products(a, panels, out, height, inner, columns, address, 1)
             assert cases.same(out, wanted)
             finished.update(k for k in range(1, count) if memory[24 + 8 * k + 1])
 
@@ -191,10 +191,10 @@ def test_after_helpers_were_held_up_twice_there_are_no_teams_for_a_while(monkeyp
     def kernel(address: int) -> None:
         a, panels, out = (contract.aligned_empty(n, "float32") for n in (64, 64 * 128, 128))
         late.wait(MANY)
-        _products(a, panels, out, 1, 64, 128, address)
+        _products(a, panels, out, 1, 64, 128, address, 1)
 
     teamwork._prepare(np.dtype("float32"))
-    _products(*(contract.aligned_empty(n, "float32") for n in (64, 64 * 128, 128)), 1, 64, 128, 0)
+    _products(*(contract.aligned_empty(n, "float32") for n in (64, 64 * 128, 128)), 1, 64, 128, 0, 1)
     monkeypatch.setattr(teamwork, "_help", help_late)
     with mr.threads(2):
         for _ in range(2):
@@ -202,6 +202,36 @@ def test_after_helpers_were_held_up_twice_there_are_no_teams_for_a_while(monkeyp
             late.clear()
             teamwork.run(kernel, teamwork.Help(np.dtype("float32"), 1, 2))
         assert not teamwork.at_hand()
+
+
+def test_a_helper_that_comes_late_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, called, came = teamwork._help, threading.Event(), threading.Event()
+
+    def help_late(like: Any, address: int, share: int) -> None:
+        called.wait(MANY)
+        came.set()
+        real(like, address, share)
+
+    def kernel(address: int) -> None:
+        a, panels, out = (contract.aligned_empty(n, "float32") for n in (64, 64 * 128, 128))
+        memory = np.ctypeslib.as_array((ctypes.c_int64 * 40).from_address(address))
+        for turn in range(400):
+            _products(a, panels, out, 1, 64, 128, address, turn)
+        assert 33 < memory[0] < 400  # the products that were shared: by and by not all of them
+        called.set()
+        came.wait(MANY)
+        deadline = time.monotonic() + MANY
+        while memory[20] > 32 and time.monotonic() < deadline:
+            turn += 1
+            _products(a, panels, out, 1, 64, 128, address, turn)
+        taken.append(memory[20] <= 32)
+
+    taken: list[Any] = []
+    teamwork._prepare(np.dtype("float32"))
+    monkeypatch.setattr(teamwork, "_help", help_late)
+    with mr.threads(2):
+        teamwork.run(kernel, teamwork.Help(np.dtype("float32"), 1, 2))
+    assert taken == [True]
 
 
 def test_helpers_leave_a_kernel_that_fails() -> None:

@@ -101,6 +101,47 @@ def test_a_worker_that_does_not_come_is_not_waited_for(monkeypatch: pytest.Monke
     threads._count = 0
 
 
+def all_asleep() -> None:
+    """Have one worker, and wait until it sleeps."""
+    with config.threads(2):
+        threads.run(Meeting(2), pieces(2))
+    while len(threads._idle) < threads._count:
+        time.sleep(0.001)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not say where a thread may run")
+def test_a_worker_is_woken_on_another_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    all_asleep()
+    (worker,) = threads._idle
+    chosen: list[tuple[int | None, set[int]]] = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7})
+    monkeypatch.setattr(os, "sched_setaffinity", lambda number, cores: chosen.append((number, cores)))
+    for here in (5, 5, 3):
+        monkeypatch.setattr(threads, "_core_in_use", lambda here=here: here)
+        all_asleep()
+    assert chosen == [(worker.native_id, {3, 7}), (worker.native_id, {5, 7})]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not say where a thread may run")
+@pytest.mark.parametrize("error", [OSError, PermissionError])
+def test_a_system_that_lets_nobody_choose_a_core(monkeypatch: pytest.MonkeyPatch, error: type[OSError]) -> None:
+    def refuse(number: int, cores: set[int]) -> None:
+        raise error
+
+    all_asleep()
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    monkeypatch.setattr(threads, "_core_in_use", lambda: 0)
+    all_asleep()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not say where a thread may run")
+def test_the_caller_may_still_run_everywhere() -> None:
+    before = os.sched_getaffinity(0)
+    all_asleep()
+    all_asleep()
+    assert os.sched_getaffinity(0) == before
+
+
 def test_a_system_without_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(self: object) -> None:
         raise RuntimeError("can't start new thread")
