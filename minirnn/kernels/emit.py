@@ -109,11 +109,18 @@ def _print_chain(text: Text, chain: Chain) -> None:
 
 
 def _print_reduce(text: Text, r: Reduce) -> None:
-    opened = text.loops(r.variables, r.loops)
-    source, offset = text.name(r.source.array), text.affine(r.source.offset)
+    rows = _summed_together(text, r)
+    outer = len(r.loops) - bool(rows)
+    opened = text.loops(r.variables[:outer], r.loops[:outer])
+    before = [r.source.offset, r.out.offset]
+    offset, at = (text.affine(o.without(r.variables[-1]) if rows else o) for o in before)
+    source, target = text.name(r.source.array), f"{text.name(r.out.array)}, {at}"
     step, count = text.coefficient(r.step), text.coefficient(r.count)
-    target = f"{text.name(r.out.array)}, {text.affine(r.out.offset)}"
-    if r.columns is not None:
+    if rows:
+        text.used.add("sum_rows")
+        apart, out_apart = (text.coefficient(o.stride_of(r.variables[-1]) or ()) for o in before)
+        text.line(f"sum_rows({source}, {offset}, {apart}, {rows}, {step}, {count}, {target}, {out_apart})", r.node)
+    elif r.columns is not None:
         text.used.add(f"{r.kind}_columns")
         columns = text.size(r.columns)
         text.line(f"{r.kind}_columns({source}, {offset}, {step}, {count}, {columns}, {target})", r.node)
@@ -128,6 +135,14 @@ def _print_reduce(text: Text, r: Reduce) -> None:
         text.line(f"    total = total + {each}" if r.kind == "sum" else f"    total = max(total, {each})")
         text.line(f"put({target}, total)")
     text.depth -= opened
+
+
+def _summed_together(text: Text, r: Reduce) -> str:
+    """The number of rows, a sum's last loop, if one call can sum them all, as they are the same distance apart."""
+    if r.kind != "sum" or r.columns is not None or r.source.array.dtype.kind != "f" or not r.loops:
+        return ""
+    strides = [o.stride_of(r.variables[-1]) for o in (r.source.offset, r.out.offset)]
+    return "" if None in strides or any(map(text.in_any_order, strides)) else text.size(r.loops[-1])
 
 
 def _print_gather(text: Text, g: Gather) -> None:

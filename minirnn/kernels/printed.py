@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ..autodiff.tensor import Tensor
 from ..stepgraph.graph import StepGraph
-from . import build
+from . import build, contract, rowsums
 from .emit import kernel_text
 from .heavy import lower
 from .lower import DTYPES, Lowering
@@ -17,6 +17,7 @@ _LANES_MODULE = (
     "load store load_apart store_apart element put stride select fma sqrt absolute maximum minimum LANES".split()
 )
 _CONVERSIONS = [f"as_{dtype}" for dtype in DTYPES]
+_MODULES = {"sum_rows": rowsums}  # of library functions that contract.py does not have
 # What a printed kernel says of its arguments.
 _ROLES = {
     "x": "read at every step",
@@ -65,12 +66,13 @@ def _imports(text: Text) -> str:
     body = "\n".join(text.lines)
     lanes = [name for name in [*_LANES_MODULE, *_CONVERSIONS] if f"{name}(" in body or name == "LANES"]
     lines = [f"from minirnn.kernels.lanes import {', '.join(lanes)}"]
-    contract = sorted(n for n in text.used if not n.endswith(("_f32", "_f64")))
+    functions = sorted(n for n in text.used if not n.endswith(("_f32", "_f64")))
     elementary = sorted(n for n in text.used if n.endswith(("_f32", "_f64")))
     if pointers := [f"{dtype}_at" for dtype in DTYPES if f"{dtype}_at(" in body]:
         lines.append(f"from minirnn.kernels.pointers import {', '.join(pointers)}")
-    if contract:
-        lines.append(f"from minirnn.kernels.contract import {', '.join(contract)}")
+    for module in (contract, rowsums):
+        if names := [n for n in functions if _MODULES.get(n, contract) is module]:
+            lines.append(f"from {module.__name__} import {', '.join(names)}")
     if elementary:
         lines.append(f"from minirnn.kernels.elementary import {', '.join(elementary)}")
     if "inf" in body or "nan" in body:

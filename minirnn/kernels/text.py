@@ -52,7 +52,7 @@ LIKE_OURS = re.compile(r"(i\d+|i_\w|row\d+|row_\w|at\d+|as_\w+|\w+_f(32|64))")
 RESERVED = frozenset(
     "length begin direction block rows team order sizes status steps done s t k m total part first entry addresses "
     "load store load_apart store_apart element put stride select fma sqrt absolute maximum minimum LANES inf nan "
-    "product range min max sum_of_products sum_chain max_chain argmax_chain sum_columns max_columns".split()
+    "product range min max sum_of_products sum_chain sum_rows max_chain argmax_chain sum_columns max_columns".split()
 )
 
 
@@ -133,13 +133,18 @@ class Text:
 
     def _number(self, variable: str, coefficient: Coefficient) -> str:
         """A loop variable; for the rows of a caller's array, which row of the batch it stands for."""
-        if self.in_order or variable not in self._row_loops or not _is_row_stride(coefficient):
+        if variable not in self._row_loops or not self.in_any_order(coefficient):
             return self.variable(variable)
         row, (place, depth) = f"row{variable[1:]}", self._row_loops[variable]
         line = "    " * depth + f"{row} = element(order, {variable})"
         if self.lines[place : place + 1] != [line]:
             self.lines.insert(place, line)
         return row
+
+    def in_any_order(self, coefficient: Coefficient | None) -> bool:
+        """Whether a factor is the distance between rows of a caller's array, of which the kernel takes any."""
+        of_rows = coefficient is not None and any(size.key[0] == "of" and size.key[2] == 1 for size in coefficient)
+        return of_rows and not self.in_order
 
     # expressions -------------------------------------------------------------------------------------
     def load(self, load: Load, variable: str, count: str) -> str:
@@ -223,7 +228,7 @@ class Text:
         """
         wide = [k for k, size in enumerate(space) if size != ONE]
         last = wide[-1] if wide else None
-        if last is not None and not self.in_order and any(_is_row_stride(o.stride_of(f"i{last}")) for o in offsets):
+        if last is not None and any(self.in_any_order(o.stride_of(f"i{last}")) for o in offsets):
             last = None
         plain = [k for k in wide if k != last]
         opened = self.loops(tuple(f"i{k}" for k in plain), tuple(space[k] for k in plain))
@@ -234,11 +239,6 @@ class Text:
         self.depth += 1
         self.line(f"m = {self.size(space[last])} - i{last}")
         return opened + 1, f"i{last}", "m"
-
-
-def _is_row_stride(coefficient: Coefficient | None) -> bool:
-    """Whether a factor is the distance between rows of a caller's array."""
-    return coefficient is not None and any(size.key[0] == "of" and size.key[2] == 1 for size in coefficient)
 
 
 _ARRAY_WORDS = {

@@ -12,7 +12,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from minirnn.kernels import contract, matmul, outline
+from minirnn.kernels import contract, matmul, outline, rowsums
 
 BLOCK = 64
 GUARD = 7.0  # stands around every place that may be written to
@@ -119,6 +119,7 @@ def product(a: Any, b: Any, turned: tuple[bool, bool] = (False, False), gap: int
 sum_chain = _kernel(lambda a, at, step, n: contract.sum_chain(a, at, step, n))
 max_chain = _kernel(lambda a, at, step, n: contract.max_chain(a, at, step, n))
 argmax_chain = _kernel(lambda a, at, step, n: contract.argmax_chain(a, at, step, n))
+_sum_rows = _kernel(lambda a, at, rs, rows, s, n, o, oat, os: rowsums.sum_rows(a, at, rs, rows, s, n, o, oat, os))
 _sum_columns = _kernel(lambda a, at, rs, rows, c, o, oat: contract.sum_columns(a, at, rs, rows, c, o, oat))
 _max_columns = _kernel(lambda a, at, rs, rows, c, o, oat: contract.max_columns(a, at, rs, rows, c, o, oat))
 
@@ -130,12 +131,16 @@ def _guarded(run: Any, x: Any, count: int) -> Any:
     return out[3:-3].copy()
 
 
-def sum_rows(x: Any) -> Any:
-    """Of (R, n), laid out with gaps."""
+def sum_rows(x: Any, step: int) -> Any:
+    """Of (R, n), laid out with gaps; into neighbours or, if the step is not 1, into places apart."""
     rows, n = x.shape
-    room = np.full((rows, 3 * n + 2), np.nan, x.dtype)
-    room[:, 1 : 1 + 3 * n : 3] = x
-    return np.array([sum_chain(room.ravel(), 1 + r * (3 * n + 2), 3, n) for r in range(rows)], x.dtype)
+    room = np.full((rows, step * n + 2), np.nan, x.dtype)
+    room[:, 1 : 1 + step * n : step] = x
+    apart = 1 if step == 1 else 2
+    outline.prepare(x.dtype, ("sum_rows",))
+    made = _guarded(lambda o: _sum_rows(room.ravel(), 1, step * n + 2, rows, step, n, o, 3, apart), x, rows * apart)
+    assert apart == 1 or (made[1::2] == GUARD).all()
+    return made[::apart]
 
 
 def of_columns(run: Any, x: Any) -> Any:
@@ -164,7 +169,7 @@ def results(most: int, count: int) -> dict[str, Any]:
             name = f"{case} {np.dtype(dtype).name} {rows}x{inner}x{columns}"
             made[f"product {name}"] = product(a, b, (case % 2 == 0, case % 3 == 0), case % 4, case)
             made[f"one row {name}"] = product(a[:1], b)
-            made[f"sum_rows {name}"] = sum_rows(a)
+            made[f"sum_rows {name}"] = sum_rows(a, 1)
             made[f"sum_columns {name}"] = sum_columns(b)
             made[f"max_columns {name}"] = max_columns(b)
             made[f"contract {name}"] = matmul.contract_arrays(a, b, "bf,fu->ub")
