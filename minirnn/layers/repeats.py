@@ -96,19 +96,21 @@ class Repeat:
 
     def _sequence(self, x: Any, dtype: Any, axes: tuple[int, ...]) -> Any:
         """An input as the step reads it."""
-        x = _entered(x, dtype)
-        if self.time_major:
-            return x
-        return x.transpose(axes) if type(x) is np.ndarray else swap_time(x)
+        if type(x) is Tensor:
+            return x if self.time_major else swap_time(x)
+        return _entered(x, dtype, None if self.time_major else axes)
 
 
-def _entered(x: Any, dtype: Any) -> Any:
-    """An array as it is, if it has this dtype and nothing records it; else a Tensor."""
+def _entered(x: Any, dtype: Any, axes: tuple[int, ...] | None = None) -> Any:
+    """What a call was given, with its axes in this order; of an array that something records a copy, as a Tensor."""
     if type(x) is Tensor:
         return x
-    if is_recording():
-        return wrap(np.array(x, dtype))
-    return x if x.dtype is dtype else np.array(x, dtype)
+    is_kept = is_recording()
+    if is_kept or x.dtype is not dtype:
+        x = np.array(x, dtype)
+    if axes is not None:
+        x = x.transpose(axes)
+    return wrap(x) if is_kept else x
 
 
 class Repeats:

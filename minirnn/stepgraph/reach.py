@@ -21,14 +21,14 @@ import threading
 import types
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
-from operator import attrgetter
+from keyword import iskeyword
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..autodiff.primitive import Primitive
 from ..autodiff.tensor import Tensor
-from .sight import Seen, SeenAgain, SeenArray, Sight, array_word
+from .sight import ABSENT, Absent, Seen, SeenAgain, SeenArray, Sight, array_word, filled, reader
 
 
 class Identity:
@@ -57,16 +57,11 @@ class Unknowable(Exception):
     """The step reaches something whose state cannot be known, or too much."""
 
 
-class _Absent:
-    """Stands for what a name does not stand for yet."""
-
-
 _MAX_VISITS = 20_000
 _MAX_SEEN = 2_000  # looking again at more than that is not worth its memory
-_ABSENT = _Absent()
-_absent = itertools.repeat(_ABSENT)
+_absent = itertools.repeat(ABSENT)
 _OURS = ("minirnn", "numpy")
-_BY_VALUE = {type(None), bool, int, str, bytes, range, type(Ellipsis), type(NotImplemented), _Absent}
+_BY_VALUE = {type(None), bool, int, str, bytes, range, type(Ellipsis), type(NotImplemented), Absent}
 _ATOMS = {*_BY_VALUE, float, complex}
 _BY_IDENTITY = (
     types.ModuleType,
@@ -172,7 +167,7 @@ class Reach:
             self.labels.append(self._label)
         self._remember_place(x)
         mask = x.mask if isinstance(x, Tensor) else None
-        return SeenArray(x, word, None if mask is None else self._visit(mask))
+        return SeenArray(x, word, outer is None, None if mask is None else self._visit(mask))
 
     def _read(self, x: Any, reading: Reading) -> Seen:
         word, read, is_fixed, ignored, labels, special = reading
@@ -191,7 +186,7 @@ class Reach:
             own = special.get(place)
             child = self._visit(part) if own is None else self._read(part, own)
             if child is not None:
-                seen.inner.append((place, child.is_same))
+                seen.inner.append((place, child))
             if child is None or child.is_fixed:
                 self._watch(part)
             else:
@@ -210,7 +205,7 @@ class Reach:
         if self._sight is None:
             return
         try:
-            self._sight.watch(x, is_lasting=type(x) in _ATOMS or isinstance(x, _LASTING))
+            self._sight.watch(x, is_lasting=type(x) in _ATOMS or isinstance(x, _LASTING) or _is_leaf(x))
         except TypeError:
             self._sight = None
 
@@ -258,8 +253,9 @@ def _own_reading(x: Any) -> Reading:
     """An object of minirnn's own, which may say which attributes no call reads; others must not come or go."""
     untraced = getattr(type(x), "__untraced__", ())
     names = [name for name in vars(x) if name not in untraced]
-    read = attrgetter(*names) if len(names) > 1 else lambda x: tuple(getattr(x, name) for name in names)
-    return Reading(None, lambda x: (type(x), len(x.__dict__), *read(x)), labels=[None, None, *names])
+    is_written_so = lambda name: name.isascii() and name.isidentifier() and not iskeyword(name)  # noqa: E731
+    texts = [f"x.{name}" if is_written_so(name) else f"getattr(x, {name!r})" for name in names]
+    return Reading(None, reader(("type(x)", "len(x.__dict__)", *texts)), labels=[None, None, *names])
 
 
 def _of_object(x: Any) -> tuple[Any, ...]:
@@ -272,32 +268,12 @@ def _function_reading(f: types.FunctionType) -> Reading:
     labels = [None] * 4 + [*f.__code__.co_freevars, *names]
     modules = _modules_among(f.__globals__, names, frozenset())
     special = {len(labels) - len(names) + i: reading for i, reading in modules.items()}
-    is_filled = all(_filled(cell) is not _ABSENT for cell in f.__closure__ or ())
-    read = functools.partial(_of_function, names, _contents_of_cell if is_filled else _filled)
-    return Reading(Identity(f.__code__), read, False, (), labels, special)
-
-
-def _of_function(names: Any, read_cell: Callable[[Any], Any], f: types.FunctionType) -> tuple[Any, ...]:
-    cells = f.__closure__
-    return (
-        f.__code__,
-        f.__defaults__,
-        f.__kwdefaults__,
-        f.__dict__ or None,
-        *(map(read_cell, cells) if cells else ()),
-        *map(f.__globals__.get, names, _absent),
-    )
-
-
-_contents_of_cell = attrgetter("cell_contents")  # ValueError if there is nothing in it
-
-
-def _filled(cell: types.CellType) -> Any:
-    """What a cell holds, also if its variable is not assigned yet."""
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return _ABSENT
+    is_filled = all(filled(cell) is not ABSENT for cell in f.__closure__ or ())
+    cell = "x.__closure__[{}].cell_contents" if is_filled else "filled(x.__closure__[{}])"
+    texts = ["x.__code__", "x.__defaults__", "x.__kwdefaults__", "x.__dict__ or None"]
+    texts += [cell.format(place) for place in range(len(f.__code__.co_freevars))]
+    texts += [f"x.__globals__.get({name!r}, ABSENT)" for name in names]
+    return Reading(Identity(f.__code__), reader(tuple(texts)), False, (), labels, special)
 
 
 def _modules_among(namespace: Any, names: tuple[str, ...], above: frozenset[int]) -> dict[int, Reading]:

@@ -139,6 +139,38 @@ def test_two_places_that_become_one() -> None:
     assert one.arrays_of(closing_over(c, a)) is None
 
 
+@pytest.mark.parametrize(
+    "name", ["units", "class", "None", "grö\u00dfe", "ﬁ", "two words", "a'\"b\\", "x", "look", "k1"]
+)
+def test_attributes_of_our_own_layers_by_any_name(name: str) -> None:
+    layer, values = mr.layers.Dense(2), [1, np.zeros(2), mr.Variable(np.zeros(2)), [3], Box(inner=4)]
+    for value in values:
+        setattr(layer, name, value)
+        before = Reach(closing_over(layer))
+        assert before.sight is not None
+        for _ in range(2):
+            found = before.sight.arrays_of(closing_over(layer))
+            assert found is not None and [id(a) for a in found] == [id(a) for a in before.arrays]
+        vars(layer)[name] = 2
+        assert before.sight.arrays_of(closing_over(layer)) is None
+        delattr(layer, name)
+        assert before.sight.arrays_of(closing_over(layer)) is None
+
+
+def test_a_tensor_that_gets_a_mask_or_another_one() -> None:
+    for array in (mr.Variable(np.zeros((2, 3))), mr.Tensor(np.zeros((2, 3)))):
+        without = Reach(closing_over(array)).sight
+        assert without is not None and without.arrays_of(closing_over(array)) is not None
+        array.mask = mr.Tensor(np.ones((2, 3), bool))
+        masked = Reach(closing_over(array)).sight
+        assert without.arrays_of(closing_over(array)) is None
+        assert masked is not None and len(masked.arrays_of(closing_over(array)) or ()) == 2
+        array.mask = mr.Tensor(np.ones((2, 2), bool))
+        assert masked.arrays_of(closing_over(array)) is None
+        array.mask = None
+        assert masked.arrays_of(closing_over(array)) is None
+
+
 def test_what_has_gone_is_never_taken_for_something_new() -> None:
     """Addresses are given away again; a sight whose objects are gone is of no use."""
 
