@@ -19,7 +19,7 @@ from . import initializers, registry, teaching
 from .base import Layer, is_training, shape_text
 from .container_step import INPUTS, OUTPUTS, ContainerStep, listed
 from .functional import SymbolicTensor, cast, fitted
-from .masks import merged_mask
+from .masks import hides_nothing, merged_mask
 from .ragged import Ragged, refuse_beside_ragged
 from .recurrent_unit import RecurrentUnit
 from .repeats import Repeat, Repeats
@@ -318,6 +318,7 @@ class RecurrentContainer(Stateful, Layer):
         is_abstract = any(x is not None and x.is_abstract for x in [*sequences, *constants, *given])
         first = self._first_states(given, batch, is_abstract)
         reset = None if reset_mask is None else self._form.checked_mask(reset_mask, (batch, length), "reset_mask")
+        mask = None if hides_nothing(mask) else mask
         valid, begins = (None if x is None else swap_time(x) for x in (mask, reset))
         forced: tuple[dict[int, Any], Any] = ({}, None)
         if training and self.teacher and self.teacher_probability:

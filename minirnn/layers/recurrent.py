@@ -17,7 +17,7 @@ from ..loop import swap_time
 from ..scan import scan, scan_source
 from . import registry
 from .base import Layer, is_training, units_of
-from .masks import masks_of
+from .masks import hides_nothing, masks_of
 from .protocol import CellFace
 from .repeats import Repeat, Repeats
 from .sequences import SequenceForm, SequenceLayer, first_mask
@@ -175,6 +175,7 @@ class RNN(Stateful, SequenceLayer):
         self._face.check_constants(constants, sizes[0])
         resets = None if reset_mask is None else self._form.checked_mask(reset_mask, sizes, "reset_mask")
         states = self._first_states(inputs, sizes[0], initial_state)
+        mask = None if hides_nothing(mask) else mask
         xs, mask, resets = trees.map(self._time_first, (inputs, mask, resets))
         step, blank = self._step(xs, states, constants, training, sizes[0])
         carry, ys = scan(

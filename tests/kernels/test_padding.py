@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 import minirnn as mr
 from minirnn import RecurrentContainer
-from minirnn.layers import GRU, LSTM, Bidirectional, Dense, Input, SimpleRNN
+from minirnn.layers import GRU, LSTM, Bidirectional, Dense, Input, SimpleRNN, recurrent
+from minirnn.layers import container as container_module
 from tests.reference.checks import max_error
 
 from .engine_cases import randomized
@@ -163,3 +164,30 @@ def test_the_comparison_sees_a_step_that_counts_and_a_state_that_moves() -> None
     assert {"y", "state 0", "state 1", "ct of x", "ct of state 0"} <= set(wrong)
     moved = {**right, "states": [s + np.float32(1e-6) * (np.arange(U) == 0) for s in right["states"]]}
     assert "y" in compare(results("lstm", "float32", moved), plain, rows, places)
+
+
+@pytest.mark.parametrize("name", ["lstm", "container"])
+def test_a_mask_that_hides_nothing_costs_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step runs without it, to the same bits; what follows is told of it all the same."""
+    subject, x = layer(name, "float32"), numbers("float32", 3, 7, F)
+    given: list[Any] = []
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        given.append(options["mask"])
+        return mr.scan(*arguments, **options)
+
+    for module in (recurrent, container_module):
+        monkeypatch.setattr(module, "scan", watched)
+    some = np.ones((3, 7), bool)
+    some[1, 5:] = False
+    results = []
+    for mask in (None, np.ones((3, 7)), some):
+        with mr.Tape() as tape:
+            outputs = subject(x, mask=mask)
+            loss = sum((y * y).sum() for y in outputs)
+        gradients = tape.gradient(loss, subject.trainable_variables)
+        results.append({str(i): np.asarray(y) for i, y in enumerate([*outputs, *gradients])})
+        assert (outputs[0].mask is None) == (mask is None)
+    assert [mask is None for mask in given][-2:] == [True, False]
+    assert differing(results[0], results[1]) == []
+    assert differing(results[0], results[2]) != []
