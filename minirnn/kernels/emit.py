@@ -74,6 +74,9 @@ def _print_write(text: Text, write: Write, names: dict[int, str], variable: str,
 
 
 def _print_product(text: Text, p: Product) -> None:
+    if p.each:
+        _print_products_of_rows(text, p)
+        return
     opened = text.loops(p.variables, p.loops)
     a, out, rows = p.a.offset, p.out.offset, text.coefficient(p.rows)
     if p.merged:
@@ -86,6 +89,22 @@ def _print_product(text: Text, p: Product) -> None:
         rows, text.coefficient(p.inner), text.coefficient(p.columns), "0" if p.merged else "s", "team",
     ]  # fmt: skip
     text.line(f"product({', '.join(arguments)})", p.node)
+    text.depth -= opened
+
+
+def _print_products_of_rows(text: Text, p: Product) -> None:
+    wide = [k for k, size in enumerate(p.loops) if size != ONE]
+    plain, rows = (wide[:-1], text.size(p.loops[wide[-1]])) if wide else ([], "1")
+    opened = text.loops(tuple(p.variables[k] for k in plain), tuple(p.loops[k] for k in plain))
+    text.used.add("multiply_each")
+    arguments = []
+    for each in (p.a, p.panels, p.out):
+        variable = p.variables[wide[-1]] if wide else ""
+        stride = each.offset.stride_of(variable)
+        arguments += [text.name(each.array), text.affine(each.offset.without(variable))]
+        arguments.append("0" if stride is None else text.coefficient(stride))
+    arguments += [rows, text.coefficient(p.inner), text.coefficient(p.columns)]
+    text.line(f"multiply_each({', '.join(arguments)})", p.node)
     text.depth -= opened
 
 

@@ -176,7 +176,8 @@ def _panels_product(lowering: Lowering, node: Node, section: str, side: int, a: 
         if c not in batch and c not in rows[:-1]:
             target = target.without(_variable(c))
     outer = batch + rows[:-1]
-    panels = _packed(lowering, weights, b, batch, summed, columns)
+    each = bool(batch) and not rows and step == ()
+    panels = _packed(lowering, weights, b, batch, summed, columns, each)
     inner, width = _product_of([size[c] for c in summed]), _product_of([size[c] for c in columns])
     count = _product_of([size[c] for c in rows[-1:]])
     a_row = reach.strides[rows[-1]] if rows else (ZERO,)
@@ -195,22 +196,22 @@ def _panels_product(lowering: Lowering, node: Node, section: str, side: int, a: 
     statement = Product(
         node=node, loops=tuple(size[c] for c in outer), a=load, a_row=a_row, a_step=step,
         panels=Load(panels.array, offset), out=Load(place.array, target), out_row=out_row or (),
-        rows=count, inner=inner, columns=width, variables=_variables(outer), merged=bool(merged),
+        rows=count, inner=inner, columns=width, variables=_variables(outer), merged=bool(merged), each=each,
     )  # fmt: skip
     _made(lowering, out, place, lowering.add(statement, section))
 
 
 def _packed(
-    lowering: Lowering, weights: Tensor, b: str, batch: list[str], summed: list[str], columns: list[str]
+    lowering: Lowering, weights: Tensor, b: str, batch: list[str], summed: list[str], columns: list[str], each: bool
 ) -> Panels:
     """The packed form of a constant operand, one for all contractions that want the same."""
     wanted = tuple(b.index(c) for c in batch + summed + columns)
     counts = (len(batch), len(summed), len(columns))
-    key = ("panels", id(weights), wanted, counts)
+    key = ("panels", id(weights), wanted, counts, each)
     rowed = bool(batch) and lowering.rows_first(weights)
     if key not in lowering.arrays:
         array = lowering.array(key, weights, "panels", rank=2 if batch else 1, rowed=rowed)
-        lowering.panels.append(Panels(array, weights, wanted, counts))
+        lowering.panels.append(Panels(array, weights, wanted, counts, each))
     array = lowering.arrays[key]
     return next(p for p in lowering.panels if p.array is array)
 

@@ -58,6 +58,7 @@ class Panels:
     tensor: Tensor
     axes: tuple[int, ...]  # those of the batch, those that are summed, those of the columns
     counts: tuple[int, int, int]  # how many of each
+    each: bool  # whether it has a matrix for each row
 
 
 class Lowering:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ..autodiff.tensor import Tensor
 from ..stepgraph.graph import StepGraph
-from . import build, contract, rowsums
+from . import build, contract, rowproducts, rowsums
 from .emit import kernel_text
 from .heavy import lower
 from .lower import DTYPES, Lowering
@@ -17,7 +17,8 @@ _LANES_MODULE = (
     "load store load_apart store_apart element put stride select fma sqrt absolute maximum minimum LANES".split()
 )
 _CONVERSIONS = [f"as_{dtype}" for dtype in DTYPES]
-_MODULES = {"sum_rows": rowsums}  # of library functions that contract.py does not have
+# Where library functions are that contract.py does not have.
+_MODULES = {"sum_rows": rowsums, "multiply_each": rowproducts}
 # What a printed kernel says of its arguments.
 _ROLES = {
     "x": "read at every step",
@@ -70,7 +71,7 @@ def _imports(text: Text) -> str:
     elementary = sorted(n for n in text.used if n.endswith(("_f32", "_f64")))
     if pointers := [f"{dtype}_at" for dtype in DTYPES if f"{dtype}_at(" in body]:
         lines.append(f"from minirnn.kernels.pointers import {', '.join(pointers)}")
-    for module in (contract, rowsums):
+    for module in (contract, *_MODULES.values()):
         if names := [n for n in functions if _MODULES.get(n, contract) is module]:
             lines.append(f"from {module.__name__} import {', '.join(names)}")
     if elementary:

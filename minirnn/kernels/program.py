@@ -230,6 +230,7 @@ class Product:
     columns: Coefficient
     variables: tuple[str, ...]  # of the loops
     merged: bool  # over a whole block, whose steps and rows are one axis
+    each: bool  # one row at a time, the last loop being over rows with a matrix each
 
 
 @dataclass

@@ -52,7 +52,8 @@ LIKE_OURS = re.compile(r"(i\d+|i_\w|row\d+|row_\w|at\d+|as_\w+|\w+_f(32|64))")
 RESERVED = frozenset(
     "length begin direction block rows team order sizes status steps done s t k m total part first entry addresses "
     "load store load_apart store_apart element put stride select fma sqrt absolute maximum minimum LANES inf nan "
-    "product range min max sum_of_products sum_chain sum_rows max_chain argmax_chain sum_columns max_columns".split()
+    "product multiply_each sum_of_products sum_chain sum_rows sum_columns max_chain argmax_chain max_columns range min "
+    "max".split()
 )
 
 

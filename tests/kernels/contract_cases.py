@@ -12,7 +12,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from minirnn.kernels import contract, matmul, outline, rowsums
+from minirnn.kernels import contract, lower, matmul, outline, panels, rowproducts, rowsums
 
 BLOCK = 64
 GUARD = 7.0  # stands around every place that may be written to
@@ -124,6 +124,28 @@ _sum_columns = _kernel(lambda a, at, rs, rows, c, o, oat: contract.sum_columns(a
 _max_columns = _kernel(lambda a, at, rs, rows, c, o, oat: contract.max_columns(a, at, rs, rows, c, o, oat))
 
 
+_multiply_each = _kernel(
+    lambda a, a_row, m, apart, out, at, out_row, rows, inner, columns: rowproducts.multiply_each(
+        a, 0, a_row, m, 0, apart, out, at, out_row, rows, inner, columns
+    )
+)
+
+
+def products_of_rows(a: Any, matrices: Any, gap: int) -> Any:
+    """Of (R, F) and (R, F, U), a matrix each: (R, U); the rows of what is read and written have gaps between them."""
+    outline.prepare(a.dtype, ("multiply_each",))
+    (rows, inner), columns = a.shape, matrices.shape[2]
+    laid = panels.packed(matrices.transpose(0, 2, 1).copy(), lower.Panels(None, None, (0, 2, 1), (1, 1, 1), True))
+    room = np.full((rows, inner + gap), np.nan, a.dtype)
+    room[:, :inner] = a
+    out = np.full(9 + rows * (columns + gap) + 9, GUARD, a.dtype)
+    apart = laid.strides[0] // laid.itemsize
+    _multiply_each(room.ravel(), inner + gap, laid.ravel(), apart, out, 9, columns + gap, rows, inner, columns)
+    body = out[9:-9].reshape(rows, columns + gap)
+    assert (out[:9] == GUARD).all() and (out[-9:] == GUARD).all() and (body[:, columns:] == GUARD).all()
+    return body[:, :columns].copy()
+
+
 def _guarded(run: Any, x: Any, count: int) -> Any:
     out = np.full(3 + count + 3, GUARD, x.dtype)
     run(out)
@@ -169,6 +191,7 @@ def results(most: int, count: int) -> dict[str, Any]:
             name = f"{case} {np.dtype(dtype).name} {rows}x{inner}x{columns}"
             made[f"product {name}"] = product(a, b, (case % 2 == 0, case % 3 == 0), case % 4, case)
             made[f"one row {name}"] = product(a[:1], b)
+            made[f"rows with a matrix each {name}"] = products_of_rows(a, b * np.ones((rows, 1, 1), dtype), case % 4)
             made[f"sum_rows {name}"] = sum_rows(a, 1)
             made[f"sum_columns {name}"] = sum_columns(b)
             made[f"max_columns {name}"] = max_columns(b)

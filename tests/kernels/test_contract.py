@@ -154,6 +154,16 @@ def test_buffers_are_aligned() -> None:
             assert made.ctypes.data % 64 == 0 and made.shape == (n,) and made.dtype == dtype
 
 
+@settings(max_examples=40)
+@given(floats, st.integers(1, 9), st.integers(0, 150), st.integers(1, 70), st.integers(0, 3), st.integers(0, 99))
+def test_rows_with_a_matrix_each(dtype: Any, rows: int, inner: int, columns: int, gap: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    a = operands(rng, dtype, rows, inner)
+    matrices = operands(rng, dtype, rows * inner, columns).reshape(rows, inner, columns)
+    expected = np.concatenate([cases.product(a[r : r + 1], matrices[r]) for r in range(rows)])
+    assert same(cases.products_of_rows(a, matrices, gap), expected)
+
+
 # sums and maxima ---------------------------------------------------------------------------------
 @settings(max_examples=40)
 @given(floats, st.integers(0, 700), st.integers(1, 90), st.integers(0, 99))

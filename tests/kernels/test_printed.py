@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from minirnn import RecurrentContainer, ops
-from minirnn.kernels import contract, elementary, lanes, rowsums
+from minirnn.kernels import contract, elementary, lanes, rowproducts, rowsums
 from minirnn.kernels.heavy import lower
 from minirnn.kernels.printed import source
 from minirnn.kernels.program import Call, Nest, Write
@@ -43,7 +43,7 @@ def check_names(text: str) -> None:
     called = {n.func.id for n in ast.walk(function) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
     assigned = [n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
     read = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-    known = {"LANES", "inf", "nan"} | {n for m in (lanes, contract, rowsums, elementary) for n in vars(m)}
+    known = {"LANES", "inf", "nan"} | {n for m in (lanes, contract, rowproducts, rowsums, elementary) for n in vars(m)}
     assert called <= known | set(vars(builtins))
     assert not (set(assigned) | set(arguments)) & (called | {"LANES", "inf", "nan"})
     assert not set(assigned) & set(arguments)
