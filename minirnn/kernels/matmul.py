@@ -83,11 +83,11 @@ class _Scratch(threading.local):
         return self.buffers[dtype]
 
 
-_scratch = _Scratch()
+scratch_of = _Scratch().of
 
 
 def _run_part(part: Any, a: Any, b: Any, out: Any, row: int, rows: int, column: int, columns: int) -> None:
-    part(a, b, out, _scratch.of(out.dtype), row, rows, column, columns)
+    part(a, b, out, scratch_of(out.dtype), row, rows, column, columns)
 
 
 def _shares(count: int, unit: int) -> list[tuple[int, int]]:
@@ -113,7 +113,7 @@ def matmul(a: Any, b: Any) -> Any:
     if build.JIT_OFF:  # where a pointer cannot go back
         a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
     if out.size * inner < _PRODUCTS_WORTH_THREADS:
-        part(a, b, out, _scratch.of(a.dtype), 0, rows, 0, columns)
+        part(a, b, out, scratch_of(a.dtype), 0, rows, 0, columns)
     elif count >= 8:
         entries = [slice(n, n + more) for n, more in _shares(count, 1)]
         threads.run(_run_part, [(part, a[i], b[i], out[i], 0, rows, 0, columns) for i in entries])

@@ -14,14 +14,15 @@ class Part:
 
     uses: the outlined functions that it calls.  reads, writes: the ranks of the arrays that it reads,
     which may have any strides, and of those that it writes, which stand without gaps; they come first.
+    tables: the ranks of arrays of int64 after them.
     """
 
     def __init__(
         self, function: Any, label: str, uses: tuple[str, ...], reads: tuple[int, ...], writes: tuple[int, ...],
-        integers: int,
+        tables: tuple[int, ...], integers: int,
     ) -> None:  # fmt: skip
         self.function, self.label, self.uses = library_function(function), label, uses
-        self.reads, self.writes, self.integers = reads, writes, integers
+        self.reads, self.writes, self.tables, self.integers = reads, writes, tables, integers
         self._ready: set[Any] = set()
 
     def of(self, dtype: Any) -> Callable[..., None]:
@@ -40,11 +41,13 @@ class Part:
         """The types of its arguments, as Numba writes them."""
         reads = [f"Array({dtype}, {rank}, 'A', readonly=True)" for rank in self.reads]
         writes = [f"Array({dtype}, {rank}, 'C')" for rank in self.writes]
-        return f"void({', '.join([*reads, *writes, *['int64'] * self.integers])})"
+        tables = [f"Array(int64, {rank}, 'C')" for rank in self.tables]
+        return f"void({', '.join([*reads, *writes, *tables, *['int64'] * self.integers])})"
 
 
 def array_part(
-    label: str, *, uses: tuple[str, ...] = (), reads: tuple[int, ...], writes: tuple[int, ...], integers: int
-) -> Callable[[Any], Part]:
+    label: str, *, uses: tuple[str, ...] = (), reads: tuple[int, ...] = (), writes: tuple[int, ...],
+    tables: tuple[int, ...] = (), integers: int,
+) -> Callable[[Any], Part]:  # fmt: skip
     """A decorator that makes a `Part`; label: what a line on a first compilation says."""
-    return lambda function: Part(function, label, uses, reads, writes, integers)
+    return lambda function: Part(function, label, uses, reads, writes, tables, integers)
