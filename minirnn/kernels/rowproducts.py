@@ -1,7 +1,7 @@
 """Products of rows with a matrix each, as attention has them: no other row uses what one has read.
 
 Such a product lives from the memory that it reads.  A matrix of few columns is kept as it is, for a panel would be
-padding in the most part, and several rows go side by side, for the columns of one make too few chains of fma to keep
+padding in the most part, and four rows go side by side, for the columns of one make too few chains of fma to keep
 the processor busy.  Wider matrices are packed in panels as all others are.
 """
 
@@ -9,25 +9,115 @@ from __future__ import annotations
 
 from typing import Any
 
-from .build import JIT_OFF, library_function
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .build import JIT_OFF
 from .contract import product
+from .lanes_type import LANES, splat, vector_of
 from .outline import outlined
 from .tile import BLOCK, move
 
-if JIT_OFF:
-    from .twins import LANES, fma, load, store, zeros
-else:
-    from .lanes import LANES, fma, load, store, zeros
-
-FEW = 32  # columns of a matrix that is not packed
+FEW = 2 * LANES  # columns of a matrix that is not packed
 
 
-@library_function
-def _put_two(out: Any, at: int, left: Any, right: Any, count: int) -> None:
-    """The first `count` numbers of two vectors."""
-    store(out, at, left, count)
-    if count > LANES:
-        store(out, at + LANES, right, count - LANES)
+def _emit(builder: Any, dtype: Any, rows: int, arguments: Any) -> None:
+    """The loop along at most BLOCK products of `rows` rows, two vectors of sums each, and what is done with them."""
+    a, a_row, matrices, apart, pace, out, out_row, depth, count, first = arguments
+    long, short, vector = ir.IntType(64), ir.IntType(32), vector_of(dtype)
+    suffix, size = f"v{LANES}f{dtype.bitwidth}", dtype.bitwidth // 8
+    pointer, mask, nothing = vector.as_pointer(), ir.VectorType(ir.IntType(1), LANES), ir.Constant(vector, None)
+    get, put, fma = (
+        cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, kinds), f"llvm.{name}.{suffix}{end}")
+        for name, result, kinds, end in (
+            ("masked.load", vector, [pointer, short, mask, vector], ".p0"),
+            ("masked.store", ir.VoidType(), [vector, pointer, short, mask], ".p0"),
+            ("fma", vector, [vector] * 3, ""),
+        )
+    )
+    numbers = [ir.Constant(ir.VectorType(long, LANES), [h + k for k in range(LANES)]) for h in (0, LANES)]
+    valid = [builder.icmp_signed("<", lanes, splat(builder, count)) for lanes in numbers]
+
+    def places(start: Any, stride: Any) -> list[Any]:
+        return [builder.gep(start, [builder.mul(stride, long(row))]) for row in range(rows)]
+
+    def halves(place: Any) -> list[Any]:
+        return [builder.bitcast(builder.gep(place, [long(h)]), pointer) for h in (0, LANES)]
+
+    left, right, targets = places(a, a_row), places(matrices, apart), places(out, out_row)
+    before, loop, end = builder.block, builder.append_basic_block("inner"), builder.append_basic_block("end")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    k, at = builder.phi(long), builder.phi(long)
+    chains = [builder.phi(vector) for _ in range(2 * rows)]
+    longer = []
+    for row in range(rows):
+        x = builder.load(builder.gep(left[row], [k]))
+        x.align = size
+        for half, place in enumerate(halves(builder.gep(right[row], [at]))):
+            b = builder.call(get, [place, short(size), valid[half], nothing])
+            longer.append(builder.call(fma, [splat(builder, x), b, chains[2 * row + half]]))
+    for phi, start, following in (
+        (k, long(0), builder.add(k, long(1))),
+        (at, long(0), builder.add(at, pace)),
+        *((chain, nothing, made) for chain, made in zip(chains, longer, strict=True)),
+    ):
+        phi.add_incoming(start, before)
+        phi.add_incoming(following, loop)
+    builder.cbranch(builder.icmp_signed("<", k.incomings[1][0], depth), loop, end)
+    builder.position_at_end(end)
+    for row in range(rows):
+        for half, place in enumerate(halves(targets[row])):
+            made = longer[2 * row + half]
+            held = builder.call(get, [place, short(size), valid[half], nothing])
+            made = builder.select(first, made, builder.fadd(held, made))
+            builder.call(put, [made, place, short(size), valid[half]])
+
+
+def _rows_at_once(rows: int) -> Any:
+    """The function that adds at most BLOCK products to `rows` rows of `out`, or puts them there if they are the first.
+
+    It takes the pointer and row stride of `a`, those of the matrices and the stride of a matrix's rows, those of `out`,
+    the number of products, how many columns there are, and whether these are the first products.
+    """
+    if JIT_OFF:
+        return _plain(rows)
+
+    @intrinsic
+    def add(
+        typing: Any, a: Any, a_row: Any, matrices: Any, apart: Any, pace: Any, out: Any, out_row: Any, depth: Any,
+        count: Any, first: Any,
+    ) -> Any:  # fmt: skip
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            _emit(builder, a.dtype, rows, args)
+            return context.get_dummy_value()
+
+        long = types.int64
+        return types.void(a, long, matrices, long, long, out, long, long, long, types.boolean), codegen
+
+    return add
+
+
+def _plain(rows: int) -> Any:
+    def add(
+        a: Any, a_row: int, matrices: Any, apart: int, pace: int, out: Any, out_row: int, depth: int, count: int,
+        first: bool,
+    ) -> None:  # fmt: skip
+        for row in range(rows):
+            chain = np.zeros(count, a.dtype)
+            for k in range(depth):
+                b = matrices[row * apart + k * pace :][:count]
+                chain = (np.float64(a[row * a_row + k]) * b.astype(np.float64) + chain).astype(a.dtype)
+            place = out[row * out_row :][:count]
+            place[:] = chain if first else place + chain
+
+    return add
+
+
+_four, _one = _rows_at_once(4), _rows_at_once(1)
 
 
 @outlined("pipipiiii", "products of rows with a matrix each", uses=(product,))
@@ -35,49 +125,18 @@ def multiply_each(
     a: Any, a_row: int, matrices: Any, apart: int, out: Any, out_row: int, rows: int, inner: int, columns: int
 ) -> None:
     """out[r * out_row + n] = the sum over k of a[r * a_row + k] * M[r][k, n], the matrices `apart` elements apart."""
-    if columns > FEW:
-        for r in range(rows):
-            row, to = move(a, r * a_row), move(out, r * out_row)
-            product(row, 0, 1, move(matrices, r * apart), to, 0, 1, inner, columns, 0, 0, True)
-        return
     r = 0
-    while r + 4 <= rows:
-        x0, x1 = move(a, r * a_row), move(a, (r + 1) * a_row)
-        x2, x3 = move(a, (r + 2) * a_row), move(a, (r + 3) * a_row)
-        for c in range(0, columns, 2 * LANES):
-            m, n, begin = columns - c, columns - c - LANES, r * apart + c
-            left0, left1, left2, left3 = zeros(a), zeros(a), zeros(a), zeros(a)
-            right0, right1, right2, right3 = zeros(a), zeros(a), zeros(a), zeros(a)
-            for first in range(0, inner, BLOCK):
-                p0, p1, p2, p3 = zeros(a), zeros(a), zeros(a), zeros(a)
-                q0, q1, q2, q3 = zeros(a), zeros(a), zeros(a), zeros(a)
-                for k in range(first, min(first + BLOCK, inner)):
-                    at = begin + k * columns
-                    p0 = fma(x0[k], load(matrices, at, m), p0)
-                    q0 = fma(x0[k], load(matrices, at + LANES, n), q0)
-                    p1 = fma(x1[k], load(matrices, at + apart, m), p1)
-                    q1 = fma(x1[k], load(matrices, at + apart + LANES, n), q1)
-                    p2 = fma(x2[k], load(matrices, at + 2 * apart, m), p2)
-                    q2 = fma(x2[k], load(matrices, at + 2 * apart + LANES, n), q2)
-                    p3 = fma(x3[k], load(matrices, at + 3 * apart, m), p3)
-                    q3 = fma(x3[k], load(matrices, at + 3 * apart + LANES, n), q3)
-                left0, left1, left2, left3 = left0 + p0, left1 + p1, left2 + p2, left3 + p3
-                right0, right1, right2, right3 = right0 + q0, right1 + q1, right2 + q2, right3 + q3
-            _put_two(out, r * out_row + c, left0, right0, m)
-            _put_two(out, (r + 1) * out_row + c, left1, right1, m)
-            _put_two(out, (r + 2) * out_row + c, left2, right2, m)
-            _put_two(out, (r + 3) * out_row + c, left3, right3, m)
-        r += 4
     while r < rows:
-        x = move(a, r * a_row)
-        for c in range(0, columns, 2 * LANES):
-            m, n, begin = columns - c, columns - c - LANES, r * apart + c
-            left, right = zeros(a), zeros(a)
-            for first in range(0, inner, BLOCK):
-                p, q = zeros(a), zeros(a)
-                for k in range(first, min(first + BLOCK, inner)):
-                    p = fma(x[k], load(matrices, begin + k * columns, m), p)
-                    q = fma(x[k], load(matrices, begin + k * columns + LANES, n), q)
-                left, right = left + p, right + q
-            _put_two(out, r * out_row + c, left, right, m)
-        r += 1
+        x, right, to = move(a, r * a_row), move(matrices, r * apart), move(out, r * out_row)
+        if columns > FEW or inner == 0:
+            product(x, 0, 1, right, to, 0, 1, inner, columns, 0, 0, True)
+            r += 1
+            continue
+        four = r + 4 <= rows
+        for k in range(0, inner, BLOCK):
+            depth, block = min(BLOCK, inner - k), move(right, k * columns)
+            if four:
+                _four(move(x, k), a_row, block, apart, columns, to, out_row, depth, columns, k == 0)
+            else:
+                _one(move(x, k), a_row, block, apart, columns, to, out_row, depth, columns, k == 0)
+        r += 4 if four else 1
