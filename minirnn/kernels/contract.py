@@ -270,7 +270,22 @@ def sum_chain(numbers: Any, step: int, n: int) -> Any:
 @outlined("piiip", "sums of columns")
 def sum_columns(a: Any, row_stride: int, rows: int, columns: int, out: Any) -> None:
     """The sums over `rows` rows of each of `columns` neighbours, into neighbours."""
-    for c in range(0, columns, LANES):
+    c = 0
+    while c + 4 * LANES <= columns:  # whole cache lines of several columns, as long as they are at hand
+        sums = zeros(a), zeros(a), zeros(a), zeros(a)
+        for k in range(0, rows, BLOCK):
+            p0, p1, p2, p3 = zeros(a), zeros(a), zeros(a), zeros(a)
+            for r in range(k, min(k + BLOCK, rows)):
+                at = r * row_stride + c
+                p0 = p0 + load(a, at, LANES)
+                p1 = p1 + load(a, at + LANES, LANES)
+                p2 = p2 + load(a, at + 2 * LANES, LANES)
+                p3 = p3 + load(a, at + 3 * LANES, LANES)
+            sums = sums[0] + p0, sums[1] + p1, sums[2] + p2, sums[3] + p3
+        for i, total in enumerate(sums):
+            store(out, c + i * LANES, total, LANES)
+        c += 4 * LANES
+    while c < columns:
         total = zeros(a)
         for k in range(0, rows, BLOCK):
             part = zeros(a)
@@ -278,6 +293,7 @@ def sum_columns(a: Any, row_stride: int, rows: int, columns: int, out: Any) -> N
                 part = part + load(a, r * row_stride + c, columns - c)
             total = total + part
         store(out, c, total, columns - c)
+        c += LANES
 
 
 @outlined("pii", "maxima", returns=True)

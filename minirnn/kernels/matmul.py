@@ -21,6 +21,7 @@ from ..autodiff import contraction
 from . import build, threads
 from .contract import PACKING_BYTES, aligned_empty, multiply_chunks, pack, sum_chain, sum_columns
 from .parts import array_part
+from .rowsums import FEWEST, sum_rows, sum_run
 from .tile import PANEL_BYTES, address
 
 if build.JIT_OFF:
@@ -48,16 +49,22 @@ def _multiply_part(a: Any, b: Any, out: Any, scratch: Any, row: int, rows: int, 
         )  # fmt: skip
 
 
-@array_part("sums of arrays", uses=("sum_chain", "sum_columns"), reads=(3,), writes=(2,), integers=4)
+@array_part(
+    "sums of arrays", uses=("sum_rows", "sum_run", "sum_chain", "sum_columns"), reads=(3,), writes=(2,), integers=4
+)
 def _sum_part(x: Any, out: Any, first: int, stop: int, column: int, columns: int) -> None:
     """Entries and columns of out (L, R): the sums over the middle axis of x (L, n, R)."""
     n, entry, step, neighbour = x.shape[1], stride(x, 0), stride(x, 1), stride(x, 2)
+    if x.shape[2] == 1 and stop - first >= FEWEST:
+        sum_rows(address(x, first * entry), entry, stop - first, step, n, address(out, first), 1)
+        return
     for i in range(first, stop):
         if neighbour == 1 and x.shape[2] > 1:
             sum_columns(x, i * entry + column, step, n, columns, out, i * out.shape[1] + column)
         else:
             for c in range(column, column + columns):
-                put(out, i * out.shape[1] + c, sum_chain(x, i * entry + c * neighbour, step, n))
+                at = i * entry + c * neighbour
+                put(out, i * out.shape[1] + c, sum_run(x, at, n) if step == 1 else sum_chain(x, at, step, n))
 
 
 @array_part("the packing of arrays", uses=("pack",), reads=(2,), writes=(1,), integers=1)
@@ -184,7 +191,7 @@ def sum_over(x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
         if x.size < _ADDITIONS_WORTH_THREADS:
             part(x, made, 0, parts[0], 0, parts[2])
         elif parts[0] >= parts[2]:
-            threads.run(part, [(x, made, i, i + more, 0, parts[2]) for i, more in _shares(parts[0], 4)])
+            threads.run(part, [(x, made, i, i + more, 0, parts[2]) for i, more in _shares(parts[0], 16)])
         else:
             threads.run(part, [(x, made, 0, parts[0], c, more) for c, more in _shares(parts[2], 16)])
     return out[()]

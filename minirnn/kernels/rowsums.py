@@ -19,14 +19,14 @@ from .contract import sum_chain
 from .lanes_type import LANES as SIDE
 from .lanes_type import LanesType, vector_of
 from .outline import outlined
-from .tile import BLOCK, move
+from .tile import BLOCK, move, zero_of
 
 if JIT_OFF:
     from .twins import LANES, store_apart, zeros
 else:
     from .lanes import LANES, store_apart, zeros
 
-_FEWEST = 4  # rows that are summed side by side: fewer of them are faster one by one
+FEWEST = 4  # rows that are summed side by side: fewer of them are faster one by one
 _GROUP = 4  # neighbours of a row that are loaded together, and turned with those of three other rows
 
 
@@ -109,7 +109,7 @@ _add_some_columns = _adds_columns("_add_some_columns", masked=True)
 def sum_rows(numbers: Any, row_stride: int, rows: int, step: int, n: int, out: Any, out_stride: int) -> None:
     """out[r * out_stride] = the sum of n numbers `step` apart, from numbers[r * row_stride] on, for each of `rows`."""
     r = 0
-    while step == 1 and rows - r >= _FEWEST:
+    while step == 1 and rows - r >= FEWEST:
         begin, total = move(numbers, r * row_stride), zeros(numbers)
         for k in range(0, n, BLOCK):
             part, end = zeros(numbers), min(k + BLOCK, n)
@@ -127,7 +127,39 @@ def sum_rows(numbers: Any, row_stride: int, rows: int, step: int, n: int, out: A
         r += 1
 
 
+@intrinsic
+def _add_in_order(typing: Any, total: Any, sums: Any) -> Any:
+    """A number and sixteen more, one after the other."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        made, vector = args
+        for lane in range(SIDE):
+            made = builder.fadd(made, builder.extract_element(vector, ir.IntType(32)(lane)))
+        return made
+
+    return total(total, sums), codegen
+
+
+@outlined("pi", "sums of neighbours", returns=True, uses=(sum_chain,))
+def sum_run(numbers: Any, n: int) -> Any:
+    """The sum of n neighbours, the chains of sixteen blocks side by side."""
+    total, k = zero_of(numbers), 0
+    while k + LANES * BLOCK <= n:
+        part = zeros(numbers)
+        for i in range(k, k + BLOCK, LANES):
+            part = _add_columns(part, move(numbers, i), BLOCK, LANES, LANES)
+        total = _add_in_order(total, part)
+        k += LANES * BLOCK
+    while k < n:
+        total += sum_chain(move(numbers, k), 1, min(BLOCK, n - k))
+        k += BLOCK
+    return total
+
+
 if JIT_OFF:
+
+    def _add_in_order(total: Any, sums: Any) -> Any:
+        return total + sums
 
     def _add_columns(sums: Any, pointer: Any, row_stride: int, rows: int, columns: int) -> Any:
         return sums + pointer[0]

@@ -166,7 +166,7 @@ def test_rows_with_a_matrix_each(dtype: Any, rows: int, inner: int, columns: int
 
 # sums and maxima ---------------------------------------------------------------------------------
 @settings(max_examples=40)
-@given(floats, st.integers(0, 700), st.integers(1, 90), st.integers(0, 99))
+@given(floats, st.integers(0, 700), st.integers(1, 150), st.integers(0, 99))
 def test_sums_have_the_bits_of_their_definition(dtype: Any, n: int, rows: int, seed: int) -> None:
     x = operands(np.random.default_rng(seed), dtype, rows, n)
     expected = cases.sum_by_definition(x.T)
@@ -269,6 +269,18 @@ def test_sums_over_axes(axis: tuple[int, ...], dtype: Any) -> None:
             expected = x if not axis else cases.sum_by_definition(flat) if x.size else np.sum(x, axis)
             assert same(np.ascontiguousarray(made), np.ascontiguousarray(expected))
             assert matmul.sum_over(x, axis, True).shape == np.sum(x, axis=axis, keepdims=True).shape
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sums_of_neighbours(dtype: Any) -> None:
+    """Few rows, whose blocks are summed side by side, and more, which are."""
+    rng = np.random.default_rng(8)
+    for rows in (1, 2, 3, 4, 17, 33):
+        for n in (1, 63, 64, 1023, 1024, 1025, 1100, 2 * 1024 + 65):
+            room = operands(rng, dtype, rows, n + 3)
+            for x in (room[:, 1 : n + 1], np.ascontiguousarray(room[:, :n])):
+                assert same(matmul.sum_over(x, (1,), False), cases.sum_by_definition(x.T))
+    assert same(matmul.sum_over(np.full(2048, -0.0, dtype), (0,), True), np.zeros(1, dtype))
 
 
 def test_large_sums_have_the_same_bits_in_threads() -> None:
