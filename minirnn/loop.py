@@ -10,6 +10,7 @@ from operator import is_not
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy import ndarray
 
 from . import config
 from .autodiff import ops, structure, trees
@@ -105,30 +106,25 @@ def _run(
     """The outputs, without a node; None for a Tensor of a step that is over, of which `apply` says so."""
     if engine == "cuda":
         return _run_on_device(graph, operands, length, reverse, batch_first)
-    arrays, borrowed = [], []
+    arrays = [x if type(x) is ndarray else x.value for x in operands]
+    if not _ON_HOST.issuperset(map(type, arrays)):
+        if not all(x is not None for x in arrays):
+            return None
+        arrays = [*map(on_host, arrays)]
     first_closed = len(graph.carry_in) + len(graph.xs)
-    for place, x in enumerate(operands):
-        if type(x) is np.ndarray:
-            if place < first_closed:
-                borrowed.append(x)
-            else:  # engines know closed-over arrays by identity, and this one may change
-                x = np.array(x)
-        else:
-            x = x.value
-            if type(x) is not np.ndarray:
-                if x is None:
-                    return None
-                x = on_host(x)
-        arrays.append(x)
+    borrowed = [x for x in operands[:first_closed] if type(x) is ndarray]
+    for place in range(first_closed, len(operands)):
+        if arrays[place] is operands[place]:  # engines know closed-over arrays by identity, and this one may change
+            arrays[place] = np.array(arrays[place])
     results = run_forward(graph, arrays, length, reverse, engine)
     if borrowed:
-        ids = {*map(id, borrowed)}
-        results = [
-            np.array(r) if id(r) in ids or (r.base is not None and _looks_at(r, borrowed)) else r for r in results
-        ]
+        results = [np.array(r) if _looks_at(r, borrowed) else r for r in results]
     if batch_first:
         _turn(graph, results)
     return (*map(wrap, results),)
+
+
+_ON_HOST = frozenset({ndarray})
 
 
 def _run_on_device(
@@ -155,7 +151,8 @@ def _run_on_device(
 
 def _ys_of(graph: StepGraph) -> range:
     """The places of the ys among the outputs, but for the residuals."""
-    return range(len(graph.carry_out), len(graph.carry_out) + len(graph.ys) - graph.residuals)
+    carries = len(graph.carry_out)
+    return range(carries, carries + len(graph.ys) - graph.residuals)
 
 
 def _turn(graph: StepGraph, results: list[Any]) -> None:
@@ -172,7 +169,10 @@ def swap_time(x: Any) -> Any:
 
 
 def _looks_at(result: Any, arrays: list[np.ndarray]) -> bool:
-    return any(np.may_share_memory(result, x) for x in arrays)
+    for x in arrays:
+        if result is x or (result.base is not None and np.may_share_memory(result, x)):
+            return True
+    return False
 
 
 # the primitive -----------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from ..errors import ArgumentError, ShapeError
 from . import numerics
 from .elementwise import cast, divide, equal, where
 from .primitive import MIXED, ROWS, SHARED, SUMMED, Primitive
-from .structure import broadcast_to, reshape
+from .structure import broadcast_to, repeated, reshape
 from .tensor import FLOATING, apply
 
 
@@ -163,7 +163,7 @@ def _sum_dtype(x: Any) -> np.dtype[Any]:
 
 def _sum_vjp(ct: Any, out: Any, x: Any, axis: Any, keepdims: bool) -> Any:
     if len(axis) == len(x.shape):  # one number, which needs no axes to be broadcast
-        return (lambda: broadcast_to(ct, x.shape),)
+        return (lambda: repeated(ct, x.shape),)
     return (lambda: broadcast_to(_like_input(ct, x, axis, keepdims), x.shape),)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import ShapeError
 from .primitive import MIXED, ROWS, SHARED, SUMMED, Primitive, has_rows_of
-from .tensor import apply
+from .tensor import Tensor, apply, is_recording, wrap
 
 
 def _resize_shape(params: dict[str, Any], rows: int) -> dict[str, Any]:
@@ -108,6 +108,13 @@ _broadcast = Primitive(
 def broadcast_to(x: Any, shape: tuple[int, ...]) -> Any:
     """`x` repeated along new axes and axes of size 1."""
     return apply(_broadcast, x, shape=tuple(shape))
+
+
+def repeated(x: Tensor, shape: tuple[int, ...]) -> Any:
+    """A number at every place of an array: `broadcast_to`, at less cost where nothing records it."""
+    if is_recording() or type(x.value) is not np.ndarray:
+        return broadcast_to(x, shape)
+    return wrap(_broadcast_forward(x.value, shape))
 
 
 # slice and its transpose -------------------------------------------------------------------------

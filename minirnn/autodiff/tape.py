@@ -113,7 +113,10 @@ class Tape:
         # Of a source that is not watched only some uses may have been recorded: better None than a part.
         if current_trace() is not None:
             leaves = [*map(resolve, leaves)]
-        keys = [id(identity(x)) if self.wants((x,)) else None for x in leaves]
+        keys = [
+            id(x) if type(x) is Variable and x.trainable else id(identity(x)) if self.wants((x,)) else None
+            for x in leaves
+        ]
         pullback = Pullback(self.nodes, {key for key in keys if key is not None})
         for tensor, ct in zip(targets, given, strict=True):
             pullback.seed(resolve(as_tensor(tensor)), ct)

@@ -70,8 +70,14 @@ class Traced:
     sources: list[Any]
     draws: bool
 
+    def __post_init__(self) -> None:
+        are_given = all(isinstance(s, int) for s in self.sources)
+        self._pick = trees.picker(self.sources) if are_given else None
+
     def closed(self, reachable: list[Any], key: Any) -> list[Any]:
         """The closed-over values of a run: `key` is the random numbers' key if the step draws any."""
+        if self._pick is not None:
+            return [*self._pick(reachable)]
         return [reachable[s] if isinstance(s, int) else key if isinstance(s, str) else s for s in self.sources]
 
 
