@@ -173,7 +173,7 @@ class Kernel(LoopProgram):
             if not (flags.carray or (flags.c_contiguous and flags.aligned)) and k in self.read:
                 x = given[k] = _fitting(x, self.inner[k])
                 time_first = time_first and not (x.ndim > 1 and x.strides[0] < x.strides[1])
-                if k in self.dense:
+                if k in self.dense and length <= self.most_summed:
                     given[k] = np.ascontiguousarray(x)
         parts = self._shares(given, length)
         made = [*map(recycled if length >= self.large else empty, *self.shapes(length, time_first))]
