@@ -388,10 +388,9 @@ class Rerun:
         if reachable is None:
             return None
         inputs, closed = _run_inputs(traced, sequences, reachable, self.steps, None)
-        operands = [*carry, *inputs, *closed]
-        outputs = run_graph(traced.graph, operands, self.steps, self.reverse, self.engine, self.batch_first)
-        count = len(carry)
-        return outputs[:count], outputs[count : count + len(traced.graph.ys)], traced.y_form
+        graph, count = traced.graph, len(carry)
+        outputs = run_graph(graph, [*carry, *inputs, *closed], self.steps, self.reverse, self.engine, self.batch_first)
+        return outputs[:count], outputs[count : count + len(graph.ys)], traced.y_form
 
 
 def _run_inputs(

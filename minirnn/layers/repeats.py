@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from ..autodiff import trees
-from ..autodiff.tensor import Tensor, current_trace, is_recording, wrap
+from ..autodiff.tensor import Tensor, active_recorders, wrap
 from ..loop import swap_time
 from ..scan import Rerun
 from .base import DTYPES, is_observed
@@ -47,7 +47,9 @@ class Repeat:
         self.kinds = [(t.shape, t.dtype) for t in leaves]
         self.zeros = [wrap(np.zeros(*kind)) for kind in self.kinds]
         self.blank, self.blank_form = trees.flatten(blank)
-        self.sequences = [(x.dtype, (1, 0, *range(2, x.ndim))) for x in trees.flatten(xs)[0]]
+        self.sequences = [
+            (x.dtype, None if self.time_major else (1, 0, *range(2, x.ndim))) for x in trees.flatten(xs)[0]
+        ]
         init = states if blank is None else (states, blank)
         self.rerun = Rerun(step, init, xs, sizes[1], layer.go_backwards, batch_first)
 
@@ -55,15 +57,18 @@ class Repeat:
         """What the layer returns for these arguments; None if anything has changed that the call depends on."""
         if not all(map(is_, layer._call_options(layer), self.options)) or len(vars(layer)) != self.attributes:
             return None
-        if current_trace() is not None or is_observed():
+        recorders, trace = active_recorders()
+        if trace is not None or is_observed():
             return None
         states: Any = self.zeros
         if initial_state is not None or layer.stateful or not self.are_zeros:
-            states = self._states(layer, inputs, initial_state)
+            states = self._states(layer, inputs, initial_state, bool(recorders))
             if states is None or [(t.shape, t.dtype) for t in states] != self.kinds:
                 return None
         step = layer._bare_step([layer._cast(x) for x in constants], self.training) if constants else None
-        xs = [self._sequence(x, dtype, axes) for x, (dtype, axes) in zip(inputs, self.sequences, strict=True)]
+        xs = [
+            _entered(x, dtype, bool(recorders), axes) for x, (dtype, axes) in zip(inputs, self.sequences, strict=True)
+        ]
         results = self.rerun([*states, *self.blank], xs, step)
         if results is None:
             return None
@@ -74,11 +79,11 @@ class Repeat:
             states = trees.unflatten(self.states_form, carry[:count])
         return layer._finish(states, last, trees.unflatten(y_form, ys), is_arranged=self.batch_first)
 
-    def _states(self, layer: Repeatable, inputs: list[Any], given: Any) -> list[Any] | None:
+    def _states(self, layer: Repeatable, inputs: list[Any], given: Any, is_kept: bool) -> list[Any] | None:
         """The leaves of the states to begin with; None if the layer has to say what is wrong with them."""
         if given is not None:
             return [
-                zeros if x is None else _entered(x, dtype)
+                zeros if x is None else _entered(x, dtype, is_kept)
                 for x, zeros, (_, dtype) in zip(given, self.zeros, self.kinds, strict=True)
             ]
         held = None
@@ -94,18 +99,11 @@ class Repeat:
             held = layer.get_initial_state(self.batch, looked_at[0] if len(inputs) == 1 else looked_at)
         return trees.flatten(held)[0]
 
-    def _sequence(self, x: Any, dtype: Any, axes: tuple[int, ...]) -> Any:
-        """An input as the step reads it."""
-        if type(x) is Tensor:
-            return x if self.time_major else swap_time(x)
-        return _entered(x, dtype, None if self.time_major else axes)
 
-
-def _entered(x: Any, dtype: Any, axes: tuple[int, ...] | None = None) -> Any:
-    """What a call was given, with its axes in this order; of an array that something records a copy, as a Tensor."""
+def _entered(x: Any, dtype: Any, is_kept: bool, axes: tuple[int, ...] | None = None) -> Any:
+    """What a call was given, with time first if `axes` say so; of an array that something keeps a copy, as a Tensor."""
     if type(x) is Tensor:
-        return x
-    is_kept = is_recording()
+        return x if axes is None else swap_time(x)
     if is_kept or x.dtype is not dtype:
         x = np.array(x, dtype)
     if axes is not None:

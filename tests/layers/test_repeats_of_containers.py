@@ -13,7 +13,7 @@ import pytest
 
 import minirnn as mr
 from minirnn import RecurrentContainer, RecurrentUnit, ops
-from minirnn.layers import LSTM, Dense, Input
+from minirnn.layers import LSTM, Dense, Dropout, Input
 from minirnn.layers.base import observe
 
 from .repeat_cases import B, F, T, U, assert_right, flat, inputs
@@ -266,6 +266,24 @@ def test_random_initial_states_are_drawn_anew() -> None:
     container._repeats._calls.clear()
     for a, b in zip(run(), first, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_dropout_in_the_step_draws_anew(whole_calls: list[int]) -> None:
+    x, before = Input((F,), dtype="float64"), Input((F,), dtype="float64")
+    y = Dropout(0.5, dtype="float64")(x) + before
+    container, array = RecurrentContainer(x, y, state_inputs=before, state_outputs=y), inputs(B, T, F)
+
+    def run() -> list[np.ndarray]:
+        mr.seed(7)
+        with mr.layers.base.training_scope(True):
+            return [container(array).numpy() for _ in range(3)]
+
+    first = run()
+    assert len(whole_calls) == 1 and np.abs(first[1] - first[2]).max() > 1e-3
+    container._repeats._calls.clear()
+    for a, b in zip(run(), first, strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_allclose(container(array), array.cumsum(1), atol=1e-12)
 
 
 def test_integers_are_looked_at_in_each_call() -> None:
