@@ -8,6 +8,7 @@ inputs.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from ..autodiff import structure
@@ -119,8 +120,10 @@ def choose_residuals(graph: StepGraph) -> tuple[Tensor, ...]:
     """The forward values to keep for the backward loop.
 
     What the backward reads is kept, except for what costs next to nothing to compute again from
-    what is there: views, sums and products of kept values, and anything that is the same at every
-    step.  With keep="carry" only the carry is kept and all else is computed again.
+    what is there: views, sums, products and quotients of kept values, and anything that is the same at
+    every step.  (Memory beyond the caches takes longer to come and go than a division.)  Of a value
+    of which only parts are read these are kept.  With keep="carry" only the carry is kept and all
+    else is computed again.
     """
     if graph.keep == "carry":
         return graph.carry_in
@@ -131,10 +134,15 @@ def choose_residuals(graph: StepGraph) -> tuple[Tensor, ...]:
     alive = {id(node) for node in full.nodes}
     read = {id(t) for node in backward if id(node) in alive for t in node.tensors} | {id(t) for t in full.outputs}
     wanted = {origin[key] for key in read if key in origin}
-    # A view is taken again, so what it looks at has to be there in its place.
+    # A view is taken again, so what it looks at has to be there in its place, unless only parts of that are wanted.
+    parts: dict[int, int] = {}
     for node in reversed(graph.nodes):
-        if node.primitive.form == "view" and any(id(o) in wanted for o in node.outputs):
-            wanted.update(id(t) for t in node.tensors)
+        if node.primitive.form == "view":
+            (source,) = node.tensors
+            size = parts.get(id(source), 0) + sum(math.prod(o.shape) for o in node.outputs if id(o) in wanted)
+            parts[id(source)] = size
+            if size >= math.prod(source.shape) > 0:
+                wanted.add(id(source))
     kept = [t for t in graph.carry_in if id(t) in wanted]
     if "residuals" not in graph.passes:
         return (*kept, *[o for node in graph.nodes for o in node.outputs if id(o) in wanted])
@@ -155,8 +163,8 @@ def choose_residuals(graph: StepGraph) -> tuple[Tensor, ...]:
 
 def _is_cheap(node: Node) -> bool:
     primitive = node.primitive
-    linear_map = primitive.form == "map" and (primitive.linear is not None or primitive.result_dtype is bool)
-    return primitive.form == "view" or linear_map
+    quick = primitive.linear is not None or primitive.result_dtype is bool or primitive.name == "divide"
+    return primitive.form == "view" or (primitive.form == "map" and quick)
 
 
 def _guarded(graph: StepGraph, cotangents: set[int]) -> StepGraph:

@@ -142,7 +142,7 @@ IN_THE_LOOP: dict[tuple[str, str], dict[str, int]] = {
         "add": 1, "tanh": 1,
     },
     ("attention", "backward"): {
-        "Product": 4, "Reduce": 1, "Nest": 7, "Write": 9, "multiply": 4, "subtract": 1, "add": 4, "divide": 2,
+        "Product": 4, "Reduce": 1, "Nest": 8, "Write": 11, "multiply": 4, "subtract": 1, "add": 4, "divide": 3,
         "negative": 1,
     },
 }  # fmt: skip
