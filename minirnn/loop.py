@@ -17,13 +17,12 @@ from .autodiff import ops, structure, trees
 from .autodiff.elsewhere import on_host
 from .autodiff.primitive import MIXED, SHARED, Primitive
 from .autodiff.tensor import (
+    Node,
     Tensor,
     active_recorders,
     apply,
     current_trace,
-    is_recorded,
     is_recording,
-    record,
     resolve,
     wrap,
 )
@@ -83,17 +82,19 @@ def run_graph(
     records them or a result looks at one.  `batch_first` ys are (B, T, ...).
     """
     recorders, trace = active_recorders()
-    is_kept = bool(recorders) and is_recorded(operands)
-    chosen = linearize(graph) if is_kept else graph
-    if is_kept and trace is None:
+    keepers = [recorder for recorder in recorders if recorder.wants(operands)] if recorders else recorders
+    chosen = linearize(graph) if keepers else graph
+    if keepers and trace is None:
         operands = [x if type(x) is Tensor else resolve(x) for x in operands]
     outputs = None if trace is not None else _run(chosen, operands, length, reverse, engine, batch_first)
-    if outputs is None or is_kept:
+    if outputs is None or keepers:
         params = {"graph": chosen, "length": length, "reverse": reverse, "engine": engine, "batch_first": batch_first}
         if outputs is None:
             outputs = apply(_scan, *operands, **params)
         else:
-            record(_scan, tuple(operands), params, outputs)
+            node = Node(_scan, tuple(operands), params, outputs)
+            for recorder in keepers:
+                recorder.keep(node)
     if not chosen.residuals:
         return outputs
     first_sum = len(graph.carry_out) + len(graph.ys)

@@ -85,10 +85,14 @@ class Tape:
     def record(self, node: Node) -> None:
         """Remember a node if it touches anything tracked."""
         if self.wants(node.inputs):
-            self.nodes.append(node)
-            tracked = self._tracked
-            for output in node.outputs:
-                tracked[id(output)] = output
+            self.keep(node)
+
+    def keep(self, node: Node) -> None:
+        """Remember a node that touches something tracked."""
+        self.nodes.append(node)
+        tracked = self._tracked
+        for output in node.outputs:
+            tracked[id(output)] = output
 
     def gradient(self, target: Any, sources: Any, output_gradients: Any = None) -> Any:
         """The derivative of `target` with respect to each source.

@@ -355,14 +355,6 @@ def is_recording() -> bool:
     return bool(_ACTIVE.get()[0])
 
 
-def is_recorded(operands: Any) -> bool:
-    """Whether an active recorder would keep an operation on these operands."""
-    for recorder in _ACTIVE.get()[0]:
-        if recorder.wants(operands):
-            return True
-    return False
-
-
 def resolve(x: Any) -> Any:
     """The operand that stands for `x` here: a Tensor, or a Python number, which adapts its dtype."""
     trace = _ACTIVE.get()[1]
@@ -394,15 +386,10 @@ def apply(primitive: Primitive, *inputs: Any, **params: Any) -> Any:
         specs = primitive.shape(primitive, operands, params)
         outputs = tuple([abstract(*spec) for spec in (specs if primitive.multiple else (specs,))])
     if recorders:
-        record(primitive, operands, params, outputs)
+        node = Node(primitive, operands, params, outputs)
+        for recorder in recorders:
+            recorder.record(node)
     return outputs if primitive.multiple else outputs[0]
-
-
-def record(primitive: Primitive, operands: tuple[Any, ...], params: Any, outputs: tuple[Tensor, ...]) -> None:
-    """Let the active recorders see what was computed."""
-    node = Node(primitive, operands, params, outputs)
-    for recorder in _ACTIVE.get()[0]:
-        recorder.record(node)
 
 
 def _compute(primitive: Primitive, operands: tuple[Any, ...], params: dict[str, Any]) -> tuple[Tensor, ...]:
