@@ -270,7 +270,7 @@ def _function_reading(f: types.FunctionType) -> Reading:
     special = {len(labels) - len(names) + i: reading for i, reading in modules.items()}
     is_filled = all(filled(cell) is not ABSENT for cell in f.__closure__ or ())
     cell = "x.__closure__[{}].cell_contents" if is_filled else "filled(x.__closure__[{}])"
-    texts = ["x.__code__", "x.__defaults__", "x.__kwdefaults__", "x.__dict__ or None"]
+    texts = ["x.__code__", "x.__defaults__", "x.__kwdefaults__", "(x.__dict__ or None)"]
     texts += [cell.format(place) for place in range(len(f.__code__.co_freevars))]
     texts += [f"x.__globals__.get({name!r}, ABSENT)" for name in names]
     return Reading(Identity(f.__code__), reader(tuple(texts)), False, (), labels, special)

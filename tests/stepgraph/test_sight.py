@@ -157,6 +157,20 @@ def test_attributes_of_our_own_layers_by_any_name(name: str) -> None:
         assert before.sight.arrays_of(closing_over(layer)) is None
 
 
+def test_attributes_of_functions_come_and_go() -> None:
+    def inner() -> None: ...
+
+    bare = Reach(closing_over(inner)).sight
+    inner.scale = 2.0  # type: ignore[attr-defined]
+    scaled = Reach(closing_over(inner)).sight
+    assert bare is not None and scaled is not None
+    assert bare.arrays_of(closing_over(inner)) is None and scaled.arrays_of(closing_over(inner)) == []
+    inner.scale = 3.0  # type: ignore[attr-defined]
+    assert scaled.arrays_of(closing_over(inner)) is None
+    del inner.scale  # type: ignore[attr-defined]
+    assert bare.arrays_of(closing_over(inner)) == [] and scaled.arrays_of(closing_over(inner)) is None
+
+
 def test_a_tensor_that_gets_a_mask_or_another_one() -> None:
     for array in (mr.Variable(np.zeros((2, 3))), mr.Tensor(np.zeros((2, 3)))):
         without = Reach(closing_over(array)).sight
