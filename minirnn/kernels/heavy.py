@@ -176,7 +176,7 @@ def _panels_product(lowering: Lowering, node: Node, section: str, side: int, a: 
         if c not in batch and c not in rows[:-1]:
             target = target.without(_variable(c))
     outer = batch + rows[:-1]
-    each = bool(batch) and not rows and step == ()
+    each = bool(batch) and all(size[c] == ONE for c in rows) and step == ()
     panels = _packed(lowering, weights, b, batch, summed, columns, each)
     inner, width = _product_of([size[c] for c in summed]), _product_of([size[c] for c in columns])
     count = _product_of([size[c] for c in rows[-1:]])
@@ -411,7 +411,7 @@ def lower(graph: StepGraph) -> Lowering:
         if lowering.section_of.get(id(t)) == "loop":
             lowering.open_carries.setdefault(id(t), place)
     for section in ("before", "loop", "after"):
-        for node in lowering.in_section[section]:
+        for node in _as_late_as_possible(lowering, lowering.in_section[section]):
             if not lowering.is_virtual(node):
                 lower_node(lowering, node, section)
     _stack_for_sums(lowering)
@@ -423,6 +423,32 @@ def lower(graph: StepGraph) -> Lowering:
             lowering.write(t, place, "loop")
     lowering.time_sums = timesums.find(lowering)
     return lowering
+
+
+def _as_late_as_possible(lowering: Lowering, nodes: list[Node]) -> list[Node]:
+    """The nodes of a section, maps and views only where another statement needs them.
+
+    So they come into the nest of what reads them, and not through memory from one before.
+    """
+    order: list[Node] = []
+    waiting: dict[int, int] = {}  # places among `nodes`, by the Tensors that they make
+    for k, node in enumerate(nodes):
+        if node.primitive.form == "map" or lowering.is_virtual(node):
+            waiting.update((id(o), k) for o in node.outputs)
+            continue
+        needed: set[int] = set()
+        unseen = list(node.tensors)
+        while unseen:
+            place = waiting.get(id(unseen.pop()))
+            if place is not None and place not in needed:
+                needed.add(place)
+                unseen += nodes[place].tensors
+        for place in sorted(needed):
+            order.append(nodes[place])
+            for o in nodes[place].outputs:
+                del waiting[id(o)]
+        order.append(node)
+    return order + [nodes[place] for place in sorted(set(waiting.values()))]
 
 
 def _stack_for_sums(lowering: Lowering) -> None:
