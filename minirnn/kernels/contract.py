@@ -196,7 +196,7 @@ def product(
                     n += main
                 r += ROWS
                 left, to = move(left, ROWS * a_row), move(to, ROWS * out_row)
-            if r + 2 <= rows:
+            while r + 2 <= rows:
                 n = 0
                 while n < end:
                     _pair(left, a_row, a_step, move(right, n), 0, move(to, n), out_row, depth, count - n, begins)
