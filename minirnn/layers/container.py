@@ -22,7 +22,7 @@ from .functional import SymbolicTensor, cast, fitted
 from .masks import hides_nothing, merged_mask
 from .ragged import Ragged, refuse_beside_ragged
 from .recurrent_unit import RecurrentUnit
-from .repeats import Repeat, Repeats
+from .repeats import Repeat, Repeats, runs_as_written
 from .sequences import SequenceForm
 from .states import HeldStates, Stateful, TensorShape
 
@@ -339,19 +339,18 @@ class RecurrentContainer(Stateful, Layer):
             reset=begins,
         )
         is_simple = valid is begins is output_length is None and not forced[0] and training is is_training()
-        if is_simple and not is_abstract and self._is_repeatable(given):
+        if is_simple and not is_abstract and self._is_repeatable(states):
             call = Repeat(self, step, first, blank, xs, (batch, length), not self.go_backwards, training)
             self._repeats.keep(self, sequences, states, constants, call)
         return self._finish(final, last, collected)
 
-    def _is_repeatable(self, given: list[Any]) -> bool:
+    def _is_repeatable(self, states: list[Any] | None) -> bool:
         """Whether calls with such states go as one went, as far as this class has a say in it."""
-        is_ours = type(self).__module__.startswith("minirnn.")
         is_one_run = not self.unroll and self.checkpoint is None and config.current_engine() != "reference"
-        missing = [state is None for state in given]
-        # All states, or none of them, come from where they came from, unless they are zeros.
-        are_clear = all(missing) or (not self.stateful and (self._begins_with_zeros or not any(missing)))
-        return is_ours and is_one_run and are_clear and not is_tracing()
+        # Where some states are left out, those are zeros.
+        are_given = states is not None and not any(state is None for state in states)
+        are_clear = states is None or (not self.stateful and (self._begins_with_zeros or are_given))
+        return runs_as_written(self) and is_one_run and are_clear and not is_tracing()
 
     @property
     def _begins_with_zeros(self) -> bool:

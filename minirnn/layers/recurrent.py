@@ -19,7 +19,7 @@ from . import registry
 from .base import Layer, is_training, units_of
 from .masks import hides_nothing, masks_of
 from .protocol import CellFace
-from .repeats import Repeat, Repeats
+from .repeats import Repeat, Repeats, runs_as_written
 from .sequences import SequenceForm, SequenceLayer, first_mask
 from .stacked import StackedRNNCells
 from .states import HeldStates, Stateful, as_floats, checked_states, zero_states
@@ -264,10 +264,9 @@ class RNN(Stateful, SequenceLayer):
         """Whether calls like one on these inputs go as it went, as far as this class has a say in it."""
         if initial_state is not None and self.stateful:
             return False
-        is_ours = type(self).__module__.startswith("minirnn.")
         is_plain = type(inputs) is Tensor and not inputs.is_abstract and not is_tracing()
         is_one_run = not self.unroll and self.checkpoint is None and config.current_engine() != "reference"
-        return is_ours and is_plain and is_one_run
+        return runs_as_written(self) and is_plain and is_one_run
 
     def _given_states(self, inputs: Any, batch: int, initial_state: Any) -> Any:
         """The states that a call was given or that the layer holds, None without them; raises if they don't fit."""

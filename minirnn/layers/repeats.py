@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 _MOST = 16
 
 
+def runs_as_written(layer: Any) -> bool:
+    """Whether a layer is of minirnn's own classes, without methods of somebody else's."""
+    kind = type(layer)
+    return kind.__module__.startswith("minirnn.") and not any(
+        callable(getattr(kind, name, None)) for name in vars(layer)
+    )
+
+
 class Repeat:
     """One call of a layer on some arrays: its step, initial states and what it carries along with them.
 
@@ -63,7 +71,7 @@ class Repeat:
         states: Any = self.zeros
         if initial_state is not None or layer.stateful or not self.are_zeros:
             states = self._states(layer, inputs, initial_state, bool(recorders))
-            if states is None or [(t.shape, t.dtype) for t in states] != self.kinds:
+            if [(t.shape, t.dtype) for t in states] != self.kinds:
                 return None
         step = layer._bare_step([layer._cast(x) for x in constants], self.training) if constants else None
         xs = [
@@ -79,18 +87,14 @@ class Repeat:
             states = trees.unflatten(self.states_form, carry[:count])
         return layer._finish(states, last, trees.unflatten(y_form, ys), is_arranged=self.batch_first)
 
-    def _states(self, layer: Repeatable, inputs: list[Any], given: Any, is_kept: bool) -> list[Any] | None:
-        """The leaves of the states to begin with; None if the layer has to say what is wrong with them."""
+    def _states(self, layer: Repeatable, inputs: list[Any], given: Any, is_kept: bool) -> list[Any]:
+        """The leaves of the states to begin with."""
         if given is not None:
             return [
                 zeros if x is None else _entered(x, dtype, is_kept)
                 for x, zeros, (_, dtype) in zip(given, self.zeros, self.kinds, strict=True)
             ]
-        held = None
-        if layer.stateful:
-            if layer._held.batch not in (None, self.batch):
-                return None
-            held = layer._held.begin(self.batch)
+        held = layer._held.begin(self.batch) if layer.stateful else None
         if held is None:
             if self.are_zeros:
                 return self.zeros
@@ -144,7 +148,10 @@ class Repeats:
 
 
 def _key(dtype: str, inputs: list[Any], initial_state: Any, constants: Any) -> Any:
-    """Shapes and dtypes of arguments, floats as the layer casts them; None unless they are arrays, and at least one."""
+    """Shapes and dtypes of arguments, floats as the layer casts them; None unless they are arrays.
+
+    None for no arguments at all, which say no batch size.
+    """
     kinds = [_kind(x, dtype) for x in inputs]
     if None in kinds:
         return None
@@ -157,9 +164,8 @@ def _key(dtype: str, inputs: list[Any], initial_state: Any, constants: Any) -> A
         each = ["left out" if x is None else _kind(x, dtype) for x in given or ()]
         if None in each:
             return None
-        kinds += each
         groups.append(None if given is None else tuple(each))
-    return None if all(kind == "left out" for kind in kinds) else tuple(groups)
+    return tuple(groups)
 
 
 def _kind(x: Any, dtype: str) -> Any:

@@ -132,7 +132,13 @@ def other_outputs(layer: Any) -> None:
     layer._result = lambda outputs, states: 3.0 * outputs
 
 
+def own_call_of_the_layer(layer: Any) -> None:
+    original = layer.call
+    layer.call = lambda x, **options: 2.0 * original(x, **options)
+
+
 CHANGES = [
+    own_call_of_the_layer,
     changed_activation, changed_recurrent_activation, set_weights, assigned_weight, replaced_variable, without_bias,
     own_call_of_the_cell, another_order_in_time, with_states, with_sequences, other_outputs,
 ]  # fmt: skip

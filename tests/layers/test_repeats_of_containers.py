@@ -167,11 +167,17 @@ def other_initial_states(container: Any) -> None:
 
 
 def own_ending(container: Any) -> None:
-    container._finish = lambda *args, **kwargs: inputs(2)
+    original = container._finish
+    container._finish = lambda *args, **kwargs: original(*args, **kwargs)[::-1]
+
+
+def own_call(container: Any) -> None:
+    original = container.call
+    container.call = lambda *args, **kwargs: [2.0 * y for y in original(*args, **kwargs)]
 
 
 CHANGES = [
-    set_weights, changed_activation, changed_cell, replaced_variable, other_order_in_time, with_states,
+    own_call, set_weights, changed_activation, changed_cell, replaced_variable, other_order_in_time, with_states,
     other_initial_states, own_ending,
 ]  # fmt: skip
 
@@ -184,11 +190,11 @@ def test_a_change_shows_in_the_next_call(change: Callable[[Any], None]) -> None:
     change(container)
     with mr.engine("reference"):
         wanted = flat(container(one["x"], constants=one["constants"]))
-    got = flat(container(one["x"], constants=one["constants"]))
+    for _ in range(2):
+        got = flat(container(one["x"], constants=one["constants"]))
     assert len(got) != len(before) or got[0].shape != before[0].shape or np.abs(got[0] - before[0]).max() > 1e-6
-    if change is not own_ending:
-        for a, b in zip(got, wanted, strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-12)
+    for a, b in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12)
 
 
 def test_masks_lengths_resets_and_observers_come_and_go() -> None:
@@ -233,6 +239,10 @@ def test_a_teacher_comes_and_goes() -> None:
         with pytest.raises(mr.errors.ArgumentError, match="teacher sequences"):
             container(x)
     np.testing.assert_array_equal(container(x), free)
+    with pytest.raises(mr.errors.ArgumentError, match="cannot be forced|no state input"):
+        container(x, teacher={1: teacher})
+    with pytest.raises(mr.errors.ShapeError, match="teacher"):
+        container(x, teacher={0: teacher[0]})
 
 
 @pytest.mark.parametrize("initializer", [None, "learned", mr.initializers.Constant(0.5)], ids=str)
@@ -252,6 +262,42 @@ def test_a_stateful_container_goes_on_and_begins_again(initializer: Any, whole_c
     for _ in range(2):
         np.testing.assert_allclose(container(smaller, constants=constants[:2])[1], pieces[0][1][:2], atol=1e-12)
         container.reset_states()
+
+
+@pytest.mark.parametrize("initializer", [None, "ones"])
+def test_states_that_are_left_out_begin_as_declared_or_as_held(initializer: Any) -> None:
+    plain, one = reading(state_initializer=initializer), given()
+    held = reading(state_initializer=initializer, stateful=True)
+    held.set_weights(plain.get_weights())
+    h, c = inputs(B, U), inputs(B, U)
+    for _ in range(2):
+        for states in (None, [None, None], [h, None], [None, c], [h, c]):
+            assert_right(plain, one["x"], constants=one["constants"], states=states)
+    wanted = []
+    for container in (held, plain):
+        found = []
+        for states in (None, [None, None], None, [None, None], [h, None], [None, None]):
+            if container is plain:
+                container._repeats._calls.clear()
+                container.stateful = True
+            found.append(container(one["x"], constants=one["constants"], states=states)[0].numpy())
+        wanted.append(found)
+    for a, b in zip(*wanted, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert np.abs(wanted[0][2] - wanted[0][0]).max() > 1e-6
+    with pytest.raises(mr.errors.ArgumentError, match="number of states"):
+        plain(one["x"], constants=one["constants"], states=[None])
+
+
+def test_a_stateful_container_without_inputs_has_the_batch_of_its_states() -> None:
+    container = writing(stateful=True)
+    for batch in (2, 3, 2):
+        container.reset_states()
+        states = [inputs(batch, F), inputs(batch, U), inputs(batch, U)]
+        whole = container(states=states, output_length=3 * T)
+        container.reset_states()
+        pieces = [container(states=states), container(), container(states=[None] * 3)]
+        np.testing.assert_allclose(np.concatenate(pieces, 1), whole, atol=1e-12)
 
 
 def test_random_initial_states_are_drawn_anew() -> None:

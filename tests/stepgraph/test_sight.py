@@ -200,6 +200,20 @@ def test_what_has_gone_is_never_taken_for_something_new() -> None:
         assert sight.arrays_of(closing_over(namespace(number))) is None
 
 
+def test_what_is_known_by_its_identity_alone_is_another_one_at_the_same_address() -> None:
+    class Silent:
+        def __trace_state__(self) -> None: ...
+
+    thing = Silent()
+    sight = Reach(closing_over(thing)).sight
+    assert sight is not None and sight.arrays_of(closing_over(thing)) == []
+    address = id(thing)
+    del thing
+    others = [Silent() for _ in range(200)]
+    assert address in [*map(id, others)]
+    assert all(sight.arrays_of(closing_over(other)) is None for other in others)
+
+
 def test_a_variable_around_the_step_that_is_assigned_later() -> None:
     def made(late: bool) -> Callable[..., Any]:
         def step(carry: Any, x: Any) -> Any:
