@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from operator import attrgetter
 from typing import Any, ClassVar
 
 import numpy as np
@@ -70,7 +69,7 @@ class RecurrentContainer(Stateful, Layer):
 
     __untraced__ = Layer.__untraced__ | {"_repeats"}
     # What a call reads of the container itself; what its step reads is looked after by scan.
-    _call_options: ClassVar[Any] = attrgetter(
+    _call_options: ClassVar[tuple[str, ...]] = (
         "dtype", "step", "return_states", "output_length", "teacher", "_teacher_probability", "go_backwards",
         "stateful", "unroll", "checkpoint", "state_initializer", "learned_states", "_held", "_form",
     )  # fmt: skip

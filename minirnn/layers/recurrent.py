@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from operator import attrgetter
 from typing import Any, ClassVar
 
 import numpy as np
@@ -57,7 +56,7 @@ class RNN(Stateful, SequenceLayer):
     supports_masking = True
     __untraced__ = Layer.__untraced__ | {"_held", "_repeats", "_form", "_num_constants"}
     # What a call reads of the layer itself; what its step reads is looked after by scan.
-    _call_options: ClassVar[Any] = attrgetter(
+    _call_options: ClassVar[tuple[str, ...]] = (
         "dtype", "batch_axis", "return_sequences", "return_state", "go_backwards", "stateful", "time_major", "unroll",
         "zero_output_for_mask", "checkpoint", "cell", "_face", "_held", "_form",
     )  # fmt: skip

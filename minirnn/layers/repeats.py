@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from operator import is_
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -11,6 +10,7 @@ from ..autodiff import trees
 from ..autodiff.tensor import Tensor, active_recorders, wrap
 from ..loop import swap_time
 from ..scan import Rerun
+from ..stepgraph.sight import same_attributes
 from .base import DTYPES, is_observed
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Repeat:
         batch_first: bool,
         training: Any,
     ) -> None:
-        self.options, self.attributes = layer._call_options(layer), len(vars(layer))
+        self.has_same_options, self.attributes = same_attributes(layer, layer._call_options), len(vars(layer))
         self.training, self.are_zeros = training, layer._begins_with_zeros
         self.batch, self.time_major, self.batch_first = sizes[0], layer._form.time_major, batch_first
         leaves, self.states_form = trees.flatten(states)
@@ -63,7 +63,7 @@ class Repeat:
 
     def __call__(self, layer: Repeatable, inputs: list[Any], initial_state: Any, constants: Any) -> Any:
         """What the layer returns for these arguments; None if anything has changed that the call depends on."""
-        if not all(map(is_, layer._call_options(layer), self.options)) or len(vars(layer)) != self.attributes:
+        if not self.has_same_options(layer) or len(vars(layer)) != self.attributes:
             return None
         recorders, trace = active_recorders()
         if trace is not None or is_observed():

@@ -65,6 +65,20 @@ def array_word(x: Any) -> tuple[Any, Any]:
     return ("array", x.shape, x.dtype, None), x
 
 
+def same_attributes(x: Any, names: tuple[str, ...]) -> Callable[[Any], bool]:
+    """A function that says whether an object's attributes are the very ones that `x` has now; it keeps them alive.
+
+    >>> is_same = same_attributes(3 + 4j, ("real", "__class__"))
+    >>> is_same(5 + 4j)
+    False
+    """
+    made = {f"k{place}": getattr(x, name) for place, name in enumerate(names)}
+    compared = " and ".join(f"x.{name} is k{place}" for place, name in enumerate(names))
+    exec(_code(f"def same(x): return {compared}"), made)
+    same: Callable[[Any], bool] = made["same"]
+    return same
+
+
 class Seen:
     """An object that has parts: how they are read, and by their addresses which ones it had.
 
