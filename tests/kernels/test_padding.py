@@ -166,7 +166,7 @@ def test_the_comparison_sees_a_step_that_counts_and_a_state_that_moves() -> None
     assert "y" in compare(results("lstm", "float32", moved), plain, rows, places)
 
 
-@pytest.mark.parametrize("name", ["lstm", "container"])
+@pytest.mark.parametrize("name", ["lstm", pytest.param("container", marks=pytest.mark.slow)])
 def test_a_mask_that_hides_nothing_costs_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The step runs without it, to the same bits; what follows is told of it all the same."""
     subject, x = layer(name, "float32"), numbers("float32", 3, 7, F)

@@ -33,7 +33,7 @@ if build.JIT_OFF:
     pytest.skip("without the JIT kernels run alone", allow_module_level=True)
 
 MANY = 20  # seconds after which a test has failed
-SUBJECTS = [("lstm", "float32"), ("gru", "float64")]
+SUBJECTS = [("lstm", "float32"), pytest.param("gru", "float64", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(autouse=True)

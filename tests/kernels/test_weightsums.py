@@ -101,9 +101,16 @@ def test_threads_have_equal_shares_with_few_pieces() -> None:
     assert [piece[3:] for (piece,) in shares((128, 512, 0), (128, 512, 0))] == [(0, 256, 0, 256), (0, 256, 256, 256)]
 
 
-@pytest.mark.parametrize("masked", [False, True])
+CELLS = [(SimpleRNN, 3), (LSTM, 3), (GRU, 4), (functools.partial(GRU, reset_after=False), 4)]
+
+
 @pytest.mark.parametrize(
-    "cell, count", [(SimpleRNN, 3), (LSTM, 3), (GRU, 4), (functools.partial(GRU, reset_after=False), 4)]
+    "cell, count, masked",
+    [
+        pytest.param(cell, count, masked, marks=[] if cell is SimpleRNN else pytest.mark.slow)
+        for cell, count in CELLS
+        for masked in (False, True)
+    ],
 )
 def test_a_gradients_sums_are_computed_at_once(
     cell: Any, count: int, masked: bool, monkeypatch: pytest.MonkeyPatch
