@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ _MOST = 2**29  # bytes that are kept in all
 _PLACES, _APART = 16, 5 * ALIGNMENT  # where in a page pieces begin, and bytes between these places
 
 _number = itertools.count()
-_kept: dict[int, list[np.ndarray]] = {}  # by size; what was let go of last comes last
+_kept: dict[int, list[np.ndarray]] = {}  # by kinds of sizes; what was let go of last comes last
 
 
 def recycled(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
@@ -34,10 +35,22 @@ def recycled(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     if size < LARGE:
         return np.empty(shape, dtype)
     try:
-        piece = _kept[size].pop()
+        piece = _kept[_kind(size)].pop()
     except (KeyError, IndexError):
+        piece = None
+    if piece is None or piece.size < size:
         piece = _made(size)
     return np.asarray(_Memory(piece, shape, dtype))
+
+
+def forget() -> None:
+    """Give the memory back that nobody looks at."""
+    _kept.clear()
+
+
+def _kind(size: int) -> int:
+    """The same for sizes that differ by an eighth or less, as those of sequences of like lengths."""
+    return size >> (size.bit_length() - 4) << (size.bit_length() - 4)
 
 
 def _made(size: int) -> np.ndarray:
@@ -54,16 +67,12 @@ def _keep(piece: np.ndarray) -> None:
 
     Threads that do this at once may lose a piece, which the C library then takes.
     """
-    pieces = _kept.pop(piece.size, [])
-    pieces.append(piece)
-    _kept[piece.size] = pieces
-    sizes = [size for size, pieces in [*_kept.items()] for _ in pieces]
-    excess = sum(sizes) - _MOST
-    for size in sizes:
-        if excess <= 0:
-            return
-        _kept[size][:1] = []
-        excess -= size
+    kind = _kind(piece.size)
+    _kept[kind] = [*_kept.pop(kind, []), piece]
+    excess = sum(kept.size for pieces in [*_kept.values()] for kept in pieces) - _MOST
+    with suppress(IndexError, StopIteration):  # another thread was quicker
+        while excess > 0:
+            excess -= next(pieces for pieces in [*_kept.values()] if pieces).pop(0).size
 
 
 class _Memory:

@@ -43,10 +43,30 @@ def test_memory_that_a_view_looks_at_is_left_alone() -> None:
 
 def test_only_so_much_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "_MOST", 3 * LARGE)
-    arrays = [recycled((LARGE + 4 * k,), np.dtype("int8")) for k in range(5)]
+    sizes = [LARGE + LARGE // 8 * k for k in range(5)]
+    arrays = [recycled((size,), np.dtype("int8")) for size in sizes]
     while arrays:
         arrays.pop(0)
-    assert [size for size, pieces in room._kept.items() if pieces] == [LARGE + 12, LARGE + 16]
+    assert [piece.size for pieces in room._kept.values() for piece in pieces] == sizes[-2:]
+    room.forget()
+    assert not room._kept
+
+
+def test_sizes_that_differ_by_little_share_memory() -> None:
+    at = place(recycled((1200, 100), FLOAT))
+    for steps in (1150, 1200, 1180):
+        array = recycled((steps, 100), FLOAT)
+        assert place(array) == at and array.shape == (steps, 100)
+        array[:] = steps
+        del array
+    assert place(recycled((2400, 100), FLOAT)) != at
+
+
+def test_memory_that_is_too_small_is_not_used() -> None:
+    recycled((1150, 100), FLOAT)
+    array = recycled((1200, 100), FLOAT)
+    memory = array.base.piece
+    assert memory.size >= array.nbytes and place(memory) == place(array)
 
 
 def test_results_of_one_call_are_not_those_of_the_next() -> None:
