@@ -73,7 +73,11 @@ def evaluate(name: str, given_rows: Any, mask: np.ndarray) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize(
     "name, dtype",
-    [("lstm", "float32"), ("gru", "float64"), pytest.param("attention", "float32", marks=pytest.mark.slow)],
+    [
+        ("lstm", "float32"),
+        pytest.param("gru", "float64", marks=pytest.mark.slow),
+        pytest.param("attention", "float32", marks=pytest.mark.slow),
+    ],
 )
 @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 12), st.integers(1, 8), st.integers(1, 3), st.data())
