@@ -1,7 +1,8 @@
 """Which axes of a step graph have the same size by construction, so that a kernel needs one integer for them.
 
 Found by the shape rules of the loop forms, never by comparing sizes: two axes that happen to be equal
-stay apart, and one printed kernel serves all sizes.
+stay apart, and one printed kernel serves all sizes.  (Numbers that a step makes of sizes, as the 1/n of a mean,
+are printed as numbers: such a step has a kernel for each.)
 """
 
 from __future__ import annotations

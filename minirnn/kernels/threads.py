@@ -10,7 +10,7 @@ milliseconds.  So before a worker is woken, that core is taken from those on whi
 
 Measured on two cores: two equal pieces take 10 to 14 us longer than one of them, and where the worker does not
 come in time 3 us longer than both in one thread.  With workers that sleep at once it is 50 to 80 us, and with
-concurrent.futures 40 to 65 us.
+concurrent.futures 40 to 65 us.  (On another day's virtual machine the first figure was 55 to 75 us.)
 """
 
 from __future__ import annotations

@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .. import config
 from ..autodiff import ops, random
 from ..autodiff.tensor import Tensor
-from ..autodiff.trace import abstract, eval_shapes, is_tracing
+from ..autodiff.trace import abstract, eval_shapes
 from ..errors import ArgumentError, DtypeError, ShapeError, StateError
 from ..loop import swap_time
 from ..scan import scan, scan_source
@@ -21,7 +20,7 @@ from .functional import SymbolicTensor, cast, fitted
 from .masks import hides_nothing, merged_mask
 from .ragged import Ragged, refuse_beside_ragged
 from .recurrent_unit import RecurrentUnit
-from .repeats import Repeat, Repeats, runs_as_written
+from .repeats import Repeat, Repeats, is_one_run
 from .sequences import SequenceForm
 from .states import HeldStates, Stateful, TensorShape
 
@@ -345,11 +344,10 @@ class RecurrentContainer(Stateful, Layer):
 
     def _is_repeatable(self, states: list[Any] | None) -> bool:
         """Whether calls with such states go as one went, as far as this class has a say in it."""
-        is_one_run = not self.unroll and self.checkpoint is None and config.current_engine() != "reference"
         # Where some states are left out, those are zeros.
         are_given = states is not None and not any(state is None for state in states)
         are_clear = states is None or (not self.stateful and (self._begins_with_zeros or are_given))
-        return runs_as_written(self) and is_one_run and are_clear and not is_tracing()
+        return are_clear and is_one_run(self)
 
     @property
     def _begins_with_zeros(self) -> bool:

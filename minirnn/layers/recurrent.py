@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .. import config
 from ..autodiff import ops, trees
 from ..autodiff.tensor import Tensor
-from ..autodiff.trace import eval_shapes, is_tracing
+from ..autodiff.trace import eval_shapes
 from ..errors import ArgumentError, TraceError
 from ..loop import swap_time
 from ..scan import scan, scan_source
@@ -18,7 +17,7 @@ from . import registry
 from .base import Layer, is_training, units_of
 from .masks import hides_nothing, masks_of
 from .protocol import CellFace
-from .repeats import Repeat, Repeats, runs_as_written
+from .repeats import Repeat, Repeats, is_one_run
 from .sequences import SequenceForm, SequenceLayer, first_mask
 from .stacked import StackedRNNCells
 from .states import HeldStates, Stateful, as_floats, checked_states, zero_states
@@ -263,9 +262,7 @@ class RNN(Stateful, SequenceLayer):
         """Whether calls like one on these inputs go as it went, as far as this class has a say in it."""
         if initial_state is not None and self.stateful:
             return False
-        is_plain = type(inputs) is Tensor and not inputs.is_abstract and not is_tracing()
-        is_one_run = not self.unroll and self.checkpoint is None and config.current_engine() != "reference"
-        return runs_as_written(self) and is_plain and is_one_run
+        return type(inputs) is Tensor and not inputs.is_abstract and is_one_run(self)
 
     def _given_states(self, inputs: Any, batch: int, initial_state: Any) -> Any:
         """The states that a call was given or that the layer holds, None without them; raises if they don't fit."""

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from .. import config
 from ..autodiff import trees
 from ..autodiff.tensor import Tensor, active_recorders, wrap
+from ..autodiff.trace import is_tracing
 from ..loop import swap_time
 from ..scan import Rerun
 from ..stepgraph.sight import same_attributes
@@ -22,12 +24,13 @@ if TYPE_CHECKING:
 _MOST = 16
 
 
-def runs_as_written(layer: Any) -> bool:
-    """Whether a layer is of minirnn's own classes, without methods of somebody else's."""
+def is_one_run(layer: Repeatable) -> bool:
+    """Whether a call is one compiled run of the layer's step, as minirnn's own classes have written it."""
     kind = type(layer)
-    return kind.__module__.startswith("minirnn.") and not any(
-        callable(getattr(kind, name, None)) for name in vars(layer)
-    )
+    is_ours = kind.__module__.startswith("minirnn.")
+    methods_are_ours = not any(callable(getattr(kind, name, None)) for name in vars(layer))
+    is_whole = not layer.unroll and layer.checkpoint is None
+    return is_ours and methods_are_ours and is_whole and config.current_engine() != "reference" and not is_tracing()
 
 
 class Repeat:

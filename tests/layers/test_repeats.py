@@ -414,3 +414,32 @@ def test_the_printed_loop(cell: Any) -> None:
         layer.source()
     layer.build((None, None, F))
     assert "recurrent_kernel" in layer.source() and "ct_" in layer.source("backward")
+
+
+def test_unrolled_steps_run_in_python_at_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = made(unroll=True)
+    steps: list[int] = []
+    original = LSTMCell.call
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        steps.append(1)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(LSTMCell, "call", call)
+    for _ in range(3):
+        steps.clear()
+        layer(inputs())
+        assert len(steps) >= T
+
+
+def test_a_call_inside_of_a_step_is_not_one_to_repeat() -> None:
+    layer, x = made(), mr.Tensor(inputs())
+    start = np.zeros((B, U))
+    wanted = np.asarray(layer(x))
+    fresh = layer.from_config(layer.get_config())
+    fresh.build((None, None, F))
+    fresh.set_weights(layer.get_weights())
+    carry, _ = mr.scan(lambda h, _: (h + fresh(x), None), start, np.zeros((2, B, 1)))
+    np.testing.assert_allclose(np.asarray(carry), 2 * wanted, rtol=1e-12)
+    assert fresh._repeats._calls == {}
+    np.testing.assert_array_equal(np.asarray(fresh(x)), wanted)
